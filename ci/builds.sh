@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Builds that a user may make: without nvcc on the path, and WXKERNELS_CUDA=ON without it, which must fail loudly.
+# Then the package is imported where Triton is absent. Usage: ci/builds.sh [DIR]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+dir=${1:-$(mktemp -d)}
+mkdir -p "$dir"
+python=$(command -v python3)
+# A path with the compiler and the tools, but not the folder that holds nvcc.
+path=$(dirname "$python"):/usr/bin:/bin
+if PATH=$path command -v nvcc >/dev/null; then
+    echo "nvcc is on $path: this check cannot hide it" >&2
+    exit 1
+fi
+
+python3 -m venv "$dir/venv"
+env -u CUDACXX -u CUDA_HOME PATH="$path" "$dir/venv/bin/pip" install -q -c constraints.txt .
+"$dir/venv/bin/python" - <<'PYTHON'
+import importlib.util
+import sys
+
+assert importlib.util.find_spec("triton") is None, "this environment was to have no triton"
+import wxkernels
+
+heavy = {"xarray", "zarr", "h5py", "scipy", "triton", "matplotlib"} & set(sys.modules)
+assert not heavy, f"import wxkernels loads {heavy}"
+from wxkernels import _native, backends, ops  # noqa: F401
+
+assert _native.core is not None, _native.reason
+assert _native.core.build_info()["cuda"] in (None, "", False), _native.core.build_info()
+assert any(name == "triton" and state != "runs" for _, name, state in backends.table())
+print("without nvcc and triton: builds, imports, native kernels run")
+PYTHON
+
+if env -u CUDACXX -u CUDA_HOME PATH="$path" WXKERNELS_CUDA=ON \
+    "$dir/venv/bin/pip" wheel -q --no-deps -w "$dir/wheels" . >"$dir/on.log" 2>&1; then
+    echo "WXKERNELS_CUDA=ON built without nvcc" >&2
+    exit 1
+fi
+grep -q 'nvcc' "$dir/on.log" || { cat "$dir/on.log"; exit 1; }
+echo "WXKERNELS_CUDA=ON without nvcc: fails, and says so"

@@ -1,0 +1,18 @@
+#pragma once
+
+#include "cpu/kernels.h"
+
+namespace wxkernels {
+
+// One instruction set each, compiled from kernels.cpp.
+extern const Kernels kernels_scalar;
+#if defined(WX_X86)
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+extern const Kernels kernels_avx512_bf16;
+#endif
+
+// Those in force. Throws std::invalid_argument when WXKERNELS_ISA names one that cannot run here.
+const Kernels& kernels();
+
+}  // namespace wxkernels

@@ -1,0 +1,44 @@
+// Compiled once an instruction set, with its flags and with WX_ISA for its name.
+#include "cpu/isa.h"
+#include "cpu/spectral_filter_kernels.h"
+
+#define WX_JOIN(a, b) a##b
+#define WX_NAME(prefix, isa) WX_JOIN(prefix, isa)
+#define WX_QUOTE(a) #a
+#define WX_STRING(a) WX_QUOTE(a)
+
+namespace wxkernels {
+namespace WX_ISA {
+
+constexpr int kSums = 12;  // enough to hide the latency of any of these instructions
+
+template <class Multiplier, class Step>
+inline int64_t rounds_of(int64_t rounds, float* values, Multiplier factor, const Step& step, int flops_a_lane) {
+  vec sum[kSums];
+  unroll<kSums>([&](auto i) WX_LAMBDA { sum[i] = set1(values[i]); });
+  for (int64_t round = 0; round < rounds; ++round)
+    unroll<kSums>([&](auto i) WX_LAMBDA { sum[i] = step(sum[i], factor); });
+  unroll<kSums>([&](auto i) WX_LAMBDA { store(values + i, sum[i], Lanes(1)); });
+  return int64_t{kSums} * kLanes * flops_a_lane;
+}
+
+inline int64_t float32_rounds(int64_t rounds, float* values) {
+  return rounds_of(rounds, values, set1(values[0]), [](vec sum, vec a) WX_LAMBDA { return fma(sum, a, a); }, 2);
+}
+
+inline int64_t bfloat16_rounds(int64_t rounds, float* values) {
+#if defined(__AVX512BF16__)
+  const vec a = set1(values[0]);
+  return rounds_of(rounds, values, pack(a, a), [](vec sum, ints b) WX_LAMBDA { return dot(sum, b, b); }, 4);
+#else
+  (void)rounds, (void)values;
+  return 0;
+#endif
+}
+
+}  // namespace WX_ISA
+
+const Kernels WX_NAME(kernels_, WX_ISA) = {WX_STRING(WX_ISA), WX_ISA::kSpectralFilter, WX_ISA::float32_rounds,
+                                           WX_ISA::bfloat16_rounds};
+
+}  // namespace wxkernels

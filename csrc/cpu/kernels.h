@@ -1,0 +1,67 @@
+// What the driver (compiled for the base target) and the kernels (compiled once an instruction set) share: plain
+// data only, so that no code is emitted twice with different instructions.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "wxkernels/spectral_filter.h"
+
+namespace wxkernels {
+
+struct bf16 {
+  uint16_t bits;
+};
+struct f16 {
+  uint16_t bits;
+};
+
+// One step of a mixed-radix transform of n points: n / (span * radix) groups of `span` butterflies.
+struct FftStage {
+  int radix, span;
+  const float* twiddle;  // (span, radix - 1, 2): e^(-2 pi i j q / (span * radix)) for q = 1 .. radix - 1
+  const float* roots;    // (radix, 2): e^(-2 pi i k / radix)
+};
+
+struct FftPlan {
+  int n, stages;          // at least two stages
+  int widest;             // largest radix
+  const FftStage* stage;
+  const int* source;      // (n,): which input the first stage reads at each position
+};
+
+// One call as the kernels see it. A channel block is padded to whole vectors in all scratch memory.
+struct SpectralFilterJob {
+  SpectralFilter op;
+  const FftPlan* over_height;
+  const FftPlan* over_width;
+  int channels, hidden;  // block_size and hidden_size rounded up to whole vectors
+  int group;             // columns that go through the MLP together
+  float scale;           // of one direction: 1 / sqrt(height * width)
+  // Spectrum of one (sample, block): (height, columns, 2, channels) floats.
+};
+
+struct SpectralFilterKernels {
+  int lanes;
+  // Sizes in floats: packed weights of a block, and the work space of a thread.
+  size_t (*weights_size)(const SpectralFilterJob&);
+  size_t (*work_size)(const SpectralFilterJob&);
+  void (*pack_weights)(const SpectralFilterJob&, int64_t block, float* weights);
+  // Rows h and h + 1 (where there is one): x -> spectrum over the width.
+  void (*forward_rows)(const SpectralFilterJob&, int64_t sample, int64_t block, int64_t h, float* spectrum, float* work);
+  // Columns k .. k + group - 1: transform over the height, block MLP, softshrink, inverse transform, in place.
+  void (*filter_columns)(const SpectralFilterJob&, const float* weights, int64_t k, float* spectrum, float* work);
+  // Rows h and h + 1: spectrum -> out, plus x.
+  void (*inverse_rows)(const SpectralFilterJob&, int64_t sample, int64_t block, int64_t h, const float* spectrum, float* work);
+};
+
+// Everything that is compiled once an instruction set.
+struct Kernels {
+  const char* isa;
+  SpectralFilterKernels spectral_filter;
+  // Arithmetic on registers alone: does `rounds` rounds and returns the FLOPs of one; 0 where there is no instruction.
+  int64_t (*float32_rounds)(int64_t rounds, float* values);
+  int64_t (*bfloat16_rounds)(int64_t rounds, float* values);
+};
+
+}  // namespace wxkernels

@@ -1,0 +1,64 @@
+#include "cpu/runtime.h"
+
+#include <pthread.h>
+#include <sys/mman.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+namespace wxkernels {
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+std::atomic<Runtime*> the_runtime{nullptr};
+
+}  // namespace
+
+Scratch::~Scratch() { std::free(data_); }
+
+float* Scratch::reserve(size_t floats) {
+  if (floats <= floats_) return data_;
+  std::free(data_);
+  data_ = nullptr;
+  floats_ = 0;
+  const size_t bytes = (floats * sizeof(float) + kHugePage - 1) / kHugePage * kHugePage;
+  data_ = static_cast<float*>(std::aligned_alloc(kHugePage, bytes));
+  if (data_ == nullptr) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+  madvise(data_, bytes, MADV_HUGEPAGE);  // a wish: columns lie pages apart
+#endif
+  floats_ = bytes / sizeof(float);
+  return data_;
+}
+
+Runtime& Runtime::instance() {
+  static const bool once = [] {
+    the_runtime = new Runtime;  // never deleted: its threads run until the process ends
+    pthread_atfork(nullptr, nullptr, [] { the_runtime = new Runtime; });
+    return true;
+  }();
+  (void)once;
+  return *the_runtime;
+}
+
+const FftPlan& Runtime::fft_plan(int n) {
+  const std::lock_guard<std::mutex> lock(guard_);
+  return plans_.try_emplace(n, n).first->second.plan();
+}
+
+std::unique_ptr<Scratch, void (*)(Scratch*)> Runtime::scratch() {
+  const auto give_back = [](Scratch* scratch) {
+    Runtime& runtime = instance();
+    const std::lock_guard<std::mutex> lock(runtime.guard_);
+    runtime.idle_.emplace_back(scratch);
+  };
+  const std::lock_guard<std::mutex> lock(guard_);
+  if (idle_.empty()) return {new Scratch, give_back};
+  Scratch* last = idle_.back().release();
+  idle_.pop_back();
+  return {last, give_back};
+}
+
+}  // namespace wxkernels

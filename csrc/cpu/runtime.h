@@ -1,0 +1,44 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "cpu/fft_plan.h"
+#include "cpu/thread_pool.h"
+
+namespace wxkernels {
+
+// Floats aligned to a cache line, which grow and never shrink.
+class Scratch {
+ public:
+  Scratch() = default;
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  ~Scratch();
+  float* reserve(size_t floats);
+
+ private:
+  float* data_ = nullptr;
+  size_t floats_ = 0;
+};
+
+// What calls share. After a fork the child starts with a new one: its threads are gone, its locks may be held.
+class Runtime {
+ public:
+  static Runtime& instance();
+
+  ThreadPool& pool() { return pool_; }
+  const FftPlan& fft_plan(int n);
+  // Scratch memory for one call: given back by the pointer's end, and used again by the next call.
+  std::unique_ptr<Scratch, void (*)(Scratch*)> scratch();
+
+ private:
+  ThreadPool pool_;
+  std::mutex guard_;
+  std::map<int, FftPlanner> plans_;
+  std::vector<std::unique_ptr<Scratch>> idle_;
+};
+
+}  // namespace wxkernels

@@ -1,0 +1,252 @@
+// The three passes of the spectral filter over one channel block of one sample, vectorised over its channels.
+#pragma once
+
+#include "cpu/block_mlp.h"
+#include "cpu/fft.h"
+
+namespace wxkernels::WX_ISA {
+
+inline int kept_rows(const SpectralFilter& op) { return static_cast<int>(op.row_stop - op.row_start); }
+
+// Rows of the MLP's tiles: all kept modes of a group of columns, padded to whole register tiles.
+inline int tile_modes(const SpectralFilterJob& job) { return round_up(job.group * kept_rows(job.op), kTileRows); }
+
+inline size_t layer_weights(const SpectralFilterJob& job, int64_t inputs, int width) {
+  (void)job;
+  return Gauss::kParts * static_cast<size_t>(inputs) * width;
+}
+
+inline size_t weights_size(const SpectralFilterJob& job) {
+  return layer_weights(job, job.op.block_size, job.hidden) + layer_weights(job, job.op.hidden_size, job.channels) +
+         2 * static_cast<size_t>(job.hidden + job.channels);
+}
+
+// Work space of a thread: FFT, then the tile of modes, the tile of hidden modes, sums of a panel and of a register tile.
+struct Work {
+  float* fft;
+  float* modes;
+  float* hidden;
+  float* half_sums;
+  float* total;
+  size_t size;
+
+  Work(const SpectralFilterJob& job, float* base) {
+    const size_t over_width = fft_work_size(*job.over_width), over_height = fft_work_size(*job.over_height);
+    const size_t rows = static_cast<size_t>(tile_modes(job));
+    size_t at = 0;
+    const auto take = [&](size_t floats) {
+      float* p = base + at;
+      at += (floats + 15) / 16 * 16;
+      return p;
+    };
+    fft = take(over_width > over_height ? over_width : over_height);
+    modes = take(rows * Gauss::kParts * job.channels);
+    hidden = take(rows * Gauss::kParts * job.hidden);
+    half_sums = take(rows * kPanel);
+    total = take(kTileRows * kPanel);
+    size = at;
+  }
+};
+
+inline size_t work_size(const SpectralFilterJob& job) { return Work(job, nullptr).size; }
+
+template <class F>
+WX_INLINE void with_mlp(const SpectralFilter& op, const F& f) {
+#if defined(__AVX512BF16__)
+  if (op.dtype == Dtype::bfloat16) return f(PairDot{});
+#endif
+  (void)op;
+  f(Gauss{});
+}
+
+template <class F>
+WX_INLINE void with_dtype(Dtype dtype, const F& f) {
+  switch (dtype) {
+    case Dtype::float32: return f(float{});
+    case Dtype::bfloat16: return f(bf16{});
+    case Dtype::float16: return f(f16{});
+  }
+}
+
+// Packed: bias 1, bias 2 (padded with zeros), weights 1, weights 2.
+inline void pack_weights(const SpectralFilterJob& job, int64_t block, float* to) {
+  const SpectralFilter& op = job.op;
+  const int inputs = static_cast<int>(op.block_size), hidden = static_cast<int>(op.hidden_size);
+  const auto pack_bias = [&](const float* bias, int n, int width) {
+    for (int part = 0; part < 2; ++part)
+      for (int i = 0; i < width; ++i) *to++ = i < n ? bias[(part * op.blocks + block) * n + i] : 0;
+  };
+  pack_bias(op.b1, hidden, job.hidden);
+  pack_bias(op.b2, inputs, job.channels);
+  const int64_t size = op.block_size * op.hidden_size;
+  const float* w1 = op.w1 + block * size;
+  const float* w2 = op.w2 + block * size;
+  with_mlp(op, [&](auto mlp) {
+    mlp.pack(inputs, hidden, job.hidden, w1, w1 + op.blocks * size, to);
+    mlp.pack(hidden, inputs, job.channels, w2, w2 + op.blocks * size, to + layer_weights(job, inputs, job.hidden));
+  });
+}
+
+// f(first channel of a vector, its true lanes)
+template <class F>
+WX_INLINE void for_each_vector(int64_t channels, const F& f) {
+  for (int c = 0; c < channels; c += kLanes) f(c, Lanes(static_cast<int>(channels - c < kLanes ? channels - c : kLanes)));
+}
+
+// Two real rows make one complex row; its transform Z holds both spectra: (Z[k] +- conj Z[-k]) / 2.
+inline void forward_rows(const SpectralFilterJob& job, int64_t sample, int64_t block, int64_t h, float* spectrum,
+                         float* work) {
+  const SpectralFilter& op = job.op;
+  const FftPlan& plan = *job.over_width;
+  const bool both = h + 1 < op.height;
+  const int64_t column = 2 * job.channels, row = op.columns * column;  // strides of the spectrum
+  const vec scale = set1(0.5f * job.scale);
+  spectrum += h * row;
+  with_dtype(op.dtype, [&](auto element) {
+    using T = decltype(element);
+    const T* x = static_cast<const T*>(op.x) + sample * op.stride_batch + h * op.stride_height + block * op.block_size;
+    for_each_vector(op.block_size, [&](int c, Lanes lanes) {
+      const T* first = x + c;
+      const T* second = both ? first + op.stride_height : first;
+      fft_first(plan, work, [&](int w) WX_LAMBDA {
+        return cvec{load(first + w * op.stride_width, lanes), load(second + w * op.stride_width, lanes)};
+      });
+      fft_middle(plan, work, plan.stages);
+      float* to = spectrum + c;
+      for (int k = 0; k < op.columns; ++k, to += column) {
+        const cvec a = load_complex(position(work, k));
+        const cvec b = load_complex(position(work, k == 0 ? 0 : plan.n - k));
+        store(to, (a.re + b.re) * scale);
+        store(to + job.channels, (a.im - b.im) * scale);
+        if (both) {
+          store(to + row, (a.im + b.im) * scale);
+          store(to + row + job.channels, (b.re - a.re) * scale);
+        }
+      }
+    });
+  });
+}
+
+inline void filter_columns(const SpectralFilterJob& job, const float* weights, int64_t k, float* spectrum, float* base) {
+  const SpectralFilter& op = job.op;
+  const FftPlan& plan = *job.over_height;
+  const Work work(job, base);
+  const int start = static_cast<int>(op.row_start), rows = kept_rows(op);
+  const int columns = static_cast<int>(op.columns - k < job.group ? op.columns - k : job.group);
+  const int64_t column = 2 * job.channels, row = op.columns * column;
+  spectrum += k * column;
+  with_mlp(op, [&](auto mlp) {
+    using Mlp = decltype(mlp);
+    const int stride = Mlp::kParts * job.channels;
+    for (int j = 0; j < columns; ++j)
+      for (int c = 0; c < job.channels; c += kLanes) {
+        const float* from = spectrum + j * column + c;
+        float* to = work.modes + static_cast<size_t>(j) * rows * stride + c;
+        fft(
+            plan, work.fft,
+            [&](int h) WX_LAMBDA {
+              return cvec{load(from + h * row), load(from + h * row + job.channels)};
+            },
+            [&](int h, cvec z) WX_LAMBDA {
+              const int i = h - start;
+              if (0 <= i && i < rows) mlp.put(to + static_cast<size_t>(i) * stride, job.channels, z.re, z.im);
+            });
+      }
+
+    Layer layer;
+    layer.inputs = static_cast<int>(op.block_size);
+    layer.outputs = static_cast<int>(op.hidden_size);
+    layer.out_width = job.hidden;
+    layer.bias = weights;
+    layer.weights = weights + 2 * (job.hidden + job.channels);
+    layer.in = work.modes;
+    layer.in_stride = stride;
+    layer.out = work.hidden;
+    layer.out_stride = Mlp::kParts * job.hidden;
+    layer.modes = round_up(columns * rows, kTileRows);
+    layer.half_sums = work.half_sums;
+    layer.total = work.total;
+    layer.threshold = op.threshold;
+    mlp.template run<false>(layer);
+
+    layer.weights += layer_weights(job, op.block_size, job.hidden);
+    layer.bias += 2 * job.hidden;
+    layer.inputs = static_cast<int>(op.hidden_size);
+    layer.outputs = static_cast<int>(op.block_size);
+    layer.out_width = job.channels;
+    layer.in = work.hidden;
+    layer.in_stride = layer.out_stride;
+    layer.out = work.modes;
+    layer.out_stride = 2 * job.channels;
+    mlp.template run<true>(layer);
+
+    for (int j = 0; j < columns; ++j)
+      for (int c = 0; c < job.channels; c += kLanes) {
+        const float* from = work.modes + static_cast<size_t>(j) * rows * column + c;
+        float* to = spectrum + j * column + c;
+        fft(
+            plan, work.fft,
+            [&](int h) WX_LAMBDA {
+              const int i = h - start;
+              if (i < 0 || i >= rows) return cvec{set1(0.0f), set1(0.0f)};
+              return cvec{load(from + i * column + job.channels), load(from + i * column)};
+            },
+            [&](int h, cvec z) WX_LAMBDA {
+              store(to + h * row, z.im);
+              store(to + h * row + job.channels, z.re);
+            });
+      }
+  });
+}
+
+// Two half spectra A and B make the spectrum of one complex row, Z[k] = A[k] + i B[k], Z[-k] = conj A[k] + i conj B[k];
+// as in any complex-to-real transform the imaginary parts of k = 0 and of the Nyquist column do not count.
+inline void inverse_rows(const SpectralFilterJob& job, int64_t sample, int64_t block, int64_t h, const float* spectrum,
+                         float* work) {
+  const SpectralFilter& op = job.op;
+  const FftPlan& plan = *job.over_width;
+  const int n = plan.n, columns = static_cast<int>(op.columns);
+  const int64_t column = 2 * job.channels, row = op.columns * column;
+  const bool both = h + 1 < op.height;
+  const int64_t second = both ? row : 0;  // a last single row is made twice, and stored once
+  const vec scale = set1(job.scale);
+  spectrum += h * row;
+  with_dtype(op.dtype, [&](auto element) {
+    using T = decltype(element);
+    const int64_t offset = block * op.block_size, width_stride = op.blocks * op.block_size;
+    const int64_t height_stride = op.width * width_stride;
+    const T* x = static_cast<const T*>(op.x) + sample * op.stride_batch + h * op.stride_height + offset;
+    T* out = static_cast<T*>(op.out) + (sample * op.height + h) * height_stride + offset;
+    for_each_vector(op.block_size, [&](int c, Lanes lanes) {
+      const float* from = spectrum + c;
+      fft(
+          plan, work,
+          [&](int k) WX_LAMBDA {  // swapped, as it is the inverse
+            const int mirrored = n - k;
+            if (k < columns) {
+              const float* a = from + k * column;
+              const float* b = a + second;
+              if (k == 0 || k == mirrored) return cvec{load(b), load(a)};
+              return cvec{load(a + job.channels) + load(b), load(a) - load(b + job.channels)};
+            }
+            if (mirrored < columns) {
+              const float* a = from + mirrored * column;
+              const float* b = a + second;
+              return cvec{load(b) - load(a + job.channels), load(a) + load(b + job.channels)};
+            }
+            return cvec{set1(0.0f), set1(0.0f)};
+          },
+          [&](int w, cvec z) WX_LAMBDA {
+            const T* residual = x + w * op.stride_width + c;
+            T* to = out + w * width_stride + c;
+            store(to, fma(z.im, scale, load(residual, lanes)), lanes);
+            if (both) store(to + height_stride, fma(z.re, scale, load(residual + op.stride_height, lanes)), lanes);
+          });
+    });
+  });
+}
+
+constexpr SpectralFilterKernels kSpectralFilter = {kLanes,       weights_size,   work_size,   pack_weights,
+                                                   forward_rows, filter_columns, inverse_rows};
+
+}  // namespace wxkernels::WX_ISA

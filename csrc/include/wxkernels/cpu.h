@@ -1,0 +1,26 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace wxkernels {
+
+// Instruction sets that were built, lowest first.
+std::vector<std::string> built_isas();
+
+// Those of them that this machine and its operating system run.
+std::vector<std::string> runnable_isas();
+
+// The one in force: the highest that runs here, unless WXKERNELS_ISA or set_isa named a lower one.
+// Throws std::invalid_argument for a name that is unknown, was not built or does not run here.
+std::string isa();
+void set_isa(const std::string& name);
+
+// Most FLOP/s of `threads` threads in a loop on registers: float32 multiply-adds, and bfloat16 dot products (0
+// where the instruction set in force has none).
+struct PeakFlops {
+  double float32, bfloat16;
+};
+PeakFlops peak_flops(int threads);
+
+}  // namespace wxkernels

@@ -1,0 +1,194 @@
+"""wxkernels forecast, verify and statistics as a user runs them, on a tutorial folder made here."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from click.testing import CliRunner
+
+from wxkernels.cli.commands import group
+from wxkernels.io.lexicon import FOURCASTNET_20, VARIABLES
+from wxkernels.models import AFNONet
+
+H, W, TIMES = 16, 32, 4
+
+
+@pytest.fixture(scope="module")
+def tutorial(tmp_path_factory):
+    """ccai_demo as FourCastNet's tutorial lays it out, small: 17 x 32 points, 20 channels and the sst."""
+    root = tmp_path_factory.mktemp("ccai_demo")
+    rng = np.random.default_rng(0)
+    middle = np.array([(VARIABLES[v].lowest + VARIABLES[v].highest) / 2 for v in (*FOURCASTNET_20, "sst")])
+    width = np.array([(VARIABLES[v].highest - VARIABLES[v].lowest) / 40 for v in (*FOURCASTNET_20, "sst")])
+    noise = rng.standard_normal((TIMES, 21, H + 1, W)).cumsum(axis=0) / 2
+    fields = (middle[:, None, None] + width[:, None, None] * noise).astype(np.float32)
+    for folder in (
+        "data/FCN_ERA5_data_v0/out_of_sample",
+        "model_weights/FCN_weights_v0",
+        "additional/stats_v0",
+    ):
+        (root / folder).mkdir(parents=True)
+    with h5py.File(root / "data/FCN_ERA5_data_v0/out_of_sample/2018.h5", "w") as file:
+        file["fields"] = fields
+    statistics = root / "additional/stats_v0"
+    np.save(statistics / "global_means.npy", fields.mean(axis=(0, 2, 3)).reshape(1, 21, 1, 1))
+    np.save(statistics / "global_stds.npy", fields.std(axis=(0, 2, 3)).reshape(1, 21, 1, 1))
+    np.save(statistics / "time_means.npy", fields.mean(axis=0)[None])
+    np.save(statistics / "land_sea_mask.npy", np.zeros((H + 1, W)))
+    torch.manual_seed(0)
+    net = AFNONet(img_size=(H, W), patch_size=(4, 4), embed_dim=16, depth=2, num_blocks=4)
+    state = {f"module.{key}": value for key, value in net.state_dict().items()}
+    state |= {"module.norm.weight": torch.ones(16), "module.norm.bias": torch.zeros(16)}
+    checkpoint = {"iters": 1, "epoch": 1, "model_state": state, "optimizer_state_dict": {}}
+    torch.save(checkpoint, root / "model_weights/FCN_weights_v0/backbone.ckpt")
+    return root
+
+
+def run(*arguments):
+    return CliRunner().invoke(group, [str(a) for a in arguments])
+
+
+def fine(*arguments):
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def test_a_tutorial_folder_is_all_it_needs(tutorial, tmp_path):
+    out = tmp_path / "run.zarr"
+    done = fine(
+        "forecast", tutorial, "--steps", 3, "--members", 3, "-o", out, "--no-progress",
+        "--scores", tmp_path / "s.json", "--plot", tmp_path / "s.png", "--maps", tmp_path / "m.png",
+        "--netcdf", tmp_path / "run.nc",
+    )  # fmt: skip
+    assert "rmse" in done.output.lower()
+    stored = xr.open_zarr(out)["forecast"]
+    assert stored.dims == ("ensemble", "time", "lead_time", "variable", "lat", "lon")
+    assert stored.shape == (3, 1, 4, 20, H, W)
+    assert np.isfinite(stored.values).all()
+    assert float(stored.std("ensemble").isel(lead_time=0).min()) > 0
+    scores = json.loads((tmp_path / "s.json").read_text())
+    assert scores
+    for picture in ("s.png", "m.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+    with xr.open_dataset(tmp_path / "run.nc", engine="h5netcdf") as converted:
+        np.testing.assert_array_equal(converted["t2m"].values, stored.sel(variable="t2m").values)
+
+    again = fine("verify", out, tutorial, "--climatology", tutorial, "--scores", tmp_path / "again.json")
+    assert json.loads((tmp_path / "again.json").read_text()) == scores
+    assert "persistence" in again.output.lower()
+
+
+def test_one_member_is_unperturbed(tutorial, tmp_path):
+    fine("forecast", tutorial, "--steps", 1, "--members", 1, "-o", tmp_path / "a.zarr", "--no-progress")
+    start = xr.open_zarr(tmp_path / "a.zarr")["forecast"].isel(lead_time=0, time=0, ensemble=0)
+    with h5py.File(tutorial / "data/FCN_ERA5_data_v0/out_of_sample/2018.h5") as file:
+        truth = file["fields"][0, :20, :H]
+    np.testing.assert_allclose(start.values, truth, rtol=1e-5, atol=1e-3)
+
+
+def test_output_choices(tutorial, tmp_path):
+    fine(
+        "forecast", tutorial, "--steps", 2, "--members", 2, "-o", tmp_path / "a", "--no-progress",
+        "--keep", "2t,z500", "--keep-leads", "0,12", "--region", "60,-20,30,30", "--maps", tmp_path / "m.png",
+    )  # fmt: skip
+    stored = xr.open_zarr(tmp_path / "a.zarr")["forecast"]
+    assert list(stored["variable"].values) == ["t2m", "z500"]
+    assert [int(h) for h in stored["lead_time"] / np.timedelta64(1, "h")] == [0, 12]
+    assert stored["lat"].max() <= 60
+    assert stored["lat"].min() >= 30
+    fine("forecast", tutorial, "--steps", 1, "-o", tmp_path / "b", "--statistics-only", "--no-progress")
+    assert list(xr.open_zarr(tmp_path / "b.zarr")["forecast"]["statistic"].values) == ["mean", "std"]
+
+
+def test_statistics_of_the_data_can_replace_the_files(tutorial, tmp_path):
+    names = ",".join(FOURCASTNET_20)
+    done = fine(
+        "statistics", tutorial, "-v", names, "-o", tmp_path / "st", "--climatology", tmp_path / "c.nc"
+    )
+    assert "t2m" in done.output
+    fine(
+        "forecast", tutorial, "--statistics", tmp_path / "st", "--climatology", tmp_path / "c.nc",
+        "--steps", 1, "--members", 1, "-o", tmp_path / "a", "--no-progress",
+    )  # fmt: skip
+
+
+def test_info_names_every_backend():
+    done = fine("info")
+    for word in ("spectral_filter", "native", "triton", "reference", "torch"):
+        assert word in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.h5", "-m", "nowhere.ckpt"], "nowhere.ckpt"),
+        (["-m", "nowhere.ckpt"], "no initial state: give the file"),
+        (["TUTORIAL", "--time", "yesterday"], "--time: 'yesterday' is no time"),
+        (["TUTORIAL", "--time", "1999-01-01"], "has no time 1999-01-01T00:00"),
+        (["TUTORIAL", "--batch-size", "many"], "--batch-size: expected auto"),
+        (["TUTORIAL", "--region", "1,2"], "--region: expected north,west,south,east"),
+        (["TUTORIAL", "--keep", "t2n"], "t2n"),
+        (["TUTORIAL", "--keep-leads", "7"], "no lead time 7 h"),
+        (["TUTORIAL", "--perturbation", "none"], "--perturbation: none makes all members alike"),
+        (["TUTORIAL", "--backend", "magic"], "there is no backend 'magic'"),
+        (["TUTORIAL", "--device", "abacus"], "abacus"),
+        (["TUTORIAL", "--scores", "a.txt"], "--scores: a.txt ends neither"),
+        (["TUTORIAL", "--resume"], "--resume: give the store"),
+        (["TUTORIAL", "--statistics-only", "--maps", "m.png"], "--maps: draws the members"),
+        (["TUTORIAL", "--truth", "nowhere.nc"], "nowhere.nc"),
+    ],
+)
+def test_bad_input_gets_one_line_and_leaves_nothing(tutorial, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    done = run("forecast", *(tutorial if a == "TUTORIAL" else a for a in arguments), "--no-progress")
+    assert done.exit_code == 2, done.output
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_is_not_overwritten_unasked(tutorial, tmp_path):
+    arguments = ("forecast", tutorial, "--steps", 1, "--members", 1, "-o", tmp_path / "a", "--no-progress")
+    fine(*arguments)
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert "--overwrite" in done.stderr
+    fine(*arguments, "--overwrite")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_goes_on_where_it_stopped(tutorial, tmp_path, how):
+    command = [
+        sys.executable, "-m", "wxkernels.cli", "forecast", tutorial, "--steps", "400", "--members", "2",
+        "--no-progress", "--region", "60,0,40,20", "-o",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole, broken = tmp_path / "whole.zarr", tmp_path / "broken.zarr"
+    subprocess.run([*command, whole], check=True, capture_output=True, env=environment)
+    process = subprocess.Popen(
+        [*command, broken], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+    )
+    chunks = broken / "forecast" / "c"
+    while not (chunks.is_dir() and sum(1 for _ in chunks.rglob("0/0/0")) >= 5):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(how)
+    _, message = process.communicate()
+    assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
+    if how == signal.SIGINT:
+        assert b"go on with: wxkernels forecast" in message
+        assert b"--resume" in message
+    assert run("verify", broken, tutorial).exit_code == 2  # an unfinished store is not taken for a whole one
+    subprocess.run([*command, broken, "--resume"], check=True, capture_output=True, env=environment)
+    a, b = (xr.open_zarr(path)["forecast"].values for path in (whole, broken))
+    np.testing.assert_array_equal(a, b)

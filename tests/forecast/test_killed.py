@@ -1,0 +1,104 @@
+"""kill -9 at any moment, and what a resumed run makes of it."""
+
+import multiprocessing
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.forecast import killable
+from wxkernels.errors import UserError
+from wxkernels.io import open_forecast
+
+# Children of a server that has imported everything: each starts in milliseconds.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["tests.forecast.killable"])
+
+
+def attempt(path: Path, *, after: float | None = None, **options) -> bool:
+    """Whether a run into `path` in another process ends well; it is killed `after` so many seconds."""
+    process = processes.Process(target=killable.forecast, args=(path,), kwargs=options)
+    process.start()
+    process.join(after)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    assert process.exitcode in (0, -9)
+    return process.exitcode == 0
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file by name; but the partial chunk that zarr leaves when it is killed, which nothing reads."""
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix != ".partial")
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def visible(folder: Path) -> list[str]:
+    return [p.name for p in folder.iterdir() if not p.name.startswith(".")]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The files of an uninterrupted run, and its seconds."""
+    path = tmp_path_factory.mktemp("whole") / "f.zarr"
+    assert attempt(path.with_name("warm.zarr"), resume=False)
+    began = time.monotonic()
+    assert attempt(path, resume=False)
+    return contents(path), time.monotonic() - began
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_at_random(tmp_path, whole, seed):
+    files, seconds = whole
+    path, moments = tmp_path / "f.zarr", random.Random(seed)
+    kills = 0
+    while not attempt(path, resume=True, after=moments.uniform(0, 0.3) * seconds if kills < 8 else None):
+        kills += 1
+    assert kills > 1
+    assert contents(path) == files
+    assert visible(tmp_path) == ["f.zarr"]
+
+
+@pytest.mark.parametrize(
+    ("moment", "count"),
+    [
+        ("half a restart file", 1),
+        ("half a restart file", 7),
+        ("restart file not in place", 6),
+        ("restart file in place", 1),
+        ("restart file in place", 6),
+        ("chunk not in place", 30),  # some are coordinates; there are 51 of the forecast
+        ("store not marked", 1),
+        ("restart file not removed", 2),  # it is also removed at the start
+    ],
+)
+def test_killed_at(tmp_path, whole, moment, count):
+    path = tmp_path / "f.zarr"
+    assert not attempt(path, resume=False, moment=moment, count=count)
+    if moment == "restart file not removed":
+        assert open_forecast(path).shape[0] == killable.MEMBERS
+    else:
+        with pytest.raises(UserError, match="unfinished"):
+            open_forecast(path)
+    assert attempt(path, resume=True)
+    assert contents(path) == whole[0]
+    assert visible(tmp_path) == ["f.zarr"]
+
+
+def test_a_store_made_anew_is_not_resumed_from_an_old_restart_file(tmp_path):
+    path, restart = tmp_path / "f.zarr", tmp_path / "f.zarr.restart"
+    assert not attempt(path, resume=False, moment="restart file in place", count=5)
+    old = restart.read_bytes()
+    path.rename(tmp_path / "old.zarr")
+    assert not attempt(path, resume=False, moment="restart file in place", count=1)
+    restart.write_bytes(old)
+    process = processes.Process(target=refused, args=(path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
+def refused(path: Path) -> None:
+    with pytest.raises(UserError, match="store"):
+        killable.forecast(path, resume=True)

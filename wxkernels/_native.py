@@ -1,0 +1,13 @@
+"""The compiled module, or the reason why it is missing (told when it is needed, not at import)."""
+
+from types import ModuleType
+
+core: ModuleType | None = None
+reason: str | None = None
+
+try:
+    from wxkernels import _core
+
+    core = _core
+except ImportError as error:
+    reason = f"the compiled module wxkernels._core cannot be loaded ({error}); run `pip install .` again"

@@ -1,0 +1,141 @@
+"""Which implementation of an op runs here, and why not the others."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from importlib.resources import files
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from wxkernels import _native
+from wxkernels.errors import UserError
+
+log = logging.getLogger("wxkernels")
+
+#: Backends whose choice on a GPU waits for a record of its tests (verified.json).
+GPU_BACKENDS = ("triton",)
+
+_forced: ContextVar[str | None] = ContextVar("wxkernels_backend", default=None)
+_ops: dict[str, "Op"] = {}
+
+
+class Op:
+    """One operation and its backends, in order of preference.
+
+    A backend is a module with `unavailable()` and `unsupported(*tensors)` (each a reason, or None) and a
+    function that has the op's name.
+    """
+
+    def __init__(self, name: str, implementations: dict[str, ModuleType]):
+        self.name = name
+        self.implementations = implementations
+        self._told: set[str] = set()
+        _ops[name] = self
+
+    def choose(self, *tensors: Tensor) -> ModuleType:
+        """The backend for this call. One that the user named and that cannot run raises RuntimeError."""
+        forced = _forced.get() or os.environ.get("WXKERNELS_BACKEND")
+        if forced:
+            implementation = self._named(forced)
+            reason = implementation.unavailable() or implementation.unsupported(*tensors)
+            if reason:
+                raise RuntimeError(f"{self.name}: backend {forced!r} was asked for, but {reason}")
+            return implementation
+        for name, implementation in self.implementations.items():
+            reason = implementation.unavailable() or implementation.unsupported(*tensors)
+            if reason is None and name in GPU_BACKENDS:
+                reason = self._unproven(name, tensors[0])
+            if reason is None:
+                return implementation
+            self._tell(name, reason, tensors[0])
+        raise RuntimeError(f"{self.name}: no backend takes this call")
+
+    def _named(self, name: str) -> ModuleType:
+        if name not in self.implementations:
+            raise RuntimeError(
+                f"{self.name}: there is no backend {name!r}; choose one of {', '.join(self.implementations)}"
+            )
+        return self.implementations[name]
+
+    def _unproven(self, name: str, x: Tensor) -> str | None:
+        architecture = device_architecture(x.device)
+        if (self.name, name, architecture) in verified():
+            return None
+        return f"its tests have no record on {architecture}; choose it with wxkernels.backends.use({name!r})"
+
+    def _tell(self, name: str, reason: str, x: Tensor) -> None:
+        key = f"{name} on {x.device.type}, {x.dtype}"
+        if key not in self._told:
+            self._told.add(key)
+            log.info("%s: %s is passed over (%s)", self.name, key, reason)
+
+
+@contextmanager
+def use(name: str) -> Iterator[None]:
+    """Run every op that has the backend `name` on it inside the block.
+
+    The environment variable WXKERNELS_BACKEND does the same for a whole process. UserError: there is no such
+    backend, or it cannot run on this machine; a call that it does not take raises RuntimeError.
+    """
+    known = {n: implementation for op in _ops.values() for n, implementation in op.implementations.items()}
+    if name not in known:
+        raise UserError(f"there is no backend {name!r}; choose one of {', '.join(known)}")
+    if reason := known[name].unavailable():
+        raise UserError(f"backend {name} cannot run here: {reason}")
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+@contextmanager
+def use_isa(name: str) -> Iterator[None]:
+    """Hold the CPU kernels to the instruction set "scalar", "avx2" or "avx512" inside the block.
+
+    For the whole process, not one thread. ValueError where the machine lacks it. The environment variable
+    WXKERNELS_ISA does the same from the start.
+    """
+    if _native.core is None:
+        raise RuntimeError(_native.reason)
+    before = _native.core.isa()
+    _native.core.set_isa(name)
+    try:
+        yield
+    finally:
+        _native.core.set_isa(before)
+
+
+def device_architecture(device: torch.device) -> str:
+    """The name a record of verified.json carries for a device: "sm_90", "gfx942", or "cpu"."""
+    if device.type != "cuda":
+        return device.type
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip:
+        return properties.gcnArchName.split(":")[0]
+    return f"sm_{properties.major}{properties.minor}"
+
+
+@cache
+def verified() -> frozenset[tuple[str, str, str]]:
+    """(op, backend, architecture) triples whose tests passed on a GPU, from verified.json if there is one."""
+    path = files("wxkernels") / "verified.json"
+    if not path.is_file():
+        return frozenset()
+    records = json.loads(path.read_text())["records"]
+    return frozenset((r["op"], r["backend"], r["architecture"]) for r in records)
+
+
+def table() -> list[tuple[str, str, str]]:
+    """Rows (op, backend, "runs" or the reason why it does not) for this machine."""
+    return [
+        (op.name, name, implementation.unavailable() or "runs")
+        for op in _ops.values()
+        for name, implementation in op.implementations.items()
+    ]

@@ -1,0 +1,304 @@
+"""wxkernels forecast: from an initial state to an ensemble forecast, its scores and its pictures."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+
+import wxkernels
+from wxkernels import backends
+from wxkernels.cli import one_line_errors, scores, torch_device
+from wxkernels.errors import UserError
+
+if TYPE_CHECKING:
+    from wxkernels.forecast import Perturbation, Result
+    from wxkernels.forecast.case import Case
+    from wxkernels.io import Output
+
+#: Of the shipped forecast: chosen so that spread and error agree over the five days (training/shallow_water).
+DEFAULT_LEVEL, DEFAULT_LENGTH_KM = 0.1, 1500.0
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "-m", "--model", type=click.Path(path_type=Path), help="Checkpoint: NVlabs, physicsnemo, safetensors."
+)
+@click.option(
+    "--statistics", type=click.Path(path_type=Path), help="Folder of global_means.npy and global_stds.npy."
+)
+@click.option("-v", "--variables", help="The model's variables in channel order. [FourCastNet's 20 or 26]")
+@click.option(
+    "--orography", type=click.Path(path_type=Path), help="For a network that takes it: .npy or HDF5."
+)
+@click.option("--time", help="Initial time, such as 2018-01-01T06:00. [the first]")
+@click.option("--regrid", is_flag=True, help="Interpolate the data to the model's grid.")
+@click.option(
+    "--truth", type=click.Path(path_type=Path), help="What to score against. [later times of SOURCE]"
+)
+@click.option(
+    "--climatology", type=click.Path(path_type=Path), help="Time means, for ACC and as a reference."
+)
+@click.option("--steps", type=click.IntRange(1), default=20, show_default=True, help="Model steps.")
+@click.option("--members", type=click.IntRange(1), default=8, show_default=True, help="Ensemble members.")
+@click.option(
+    "--perturbation",
+    type=click.Choice(["none", "gaussian", "spherical"]),
+    help="Noise on the initial state: independent at each point, or correlated on the sphere."
+    " [spherical; none for one member]",
+)
+@click.option("--level", type=click.FloatRange(0), default=DEFAULT_LEVEL, show_default=True,
+              help="Standard deviation of the noise in normalised units.")  # fmt: skip
+@click.option("--length-scale", type=click.FloatRange(0), default=DEFAULT_LENGTH_KM, show_default=True,
+              help="Length scale of spherical noise in km.")  # fmt: skip
+@click.option("--control", is_flag=True, help="Leave member 0 unperturbed.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the noise.")
+@click.option(
+    "--batch-size", default="auto", show_default=True, help="Members at once; the result is the same."
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda[:i].")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads. [PyTorch's own choice]")
+@click.option("--backend", help="Backend of the kernels: native, triton or reference. [the best that runs]")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The zarr store. [forecast.zarr, -2, -3, ...]"
+)
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run; give its other arguments again.")
+@click.option("--overwrite", is_flag=True, help="Replace a forecast at --output.")
+@click.option("--keep", help="Write only these variables, separated by commas.")
+@click.option("--keep-leads", help="Write only these lead times in hours, separated by commas.")
+@click.option("--region", help="Write only this box: north,west,south,east in degrees.")
+@click.option("--statistics-only", is_flag=True, help="Write mean and standard deviation instead of members.")
+@click.option("--netcdf", type=click.Path(path_type=Path), help="Write the forecast as netCDF too.")
+@click.option("--no-progress", is_flag=True, help="No progress bar.")
+@scores.options
+@one_line_errors
+def forecast(source: Path | None, model: Path | None, **options: Any) -> None:
+    """Forecast from the state in SOURCE: a file of fields, or FourCastNet's tutorial folder (ccai_demo).
+
+    Without arguments: the shipped shallow-water model from a state it never saw, scored against the truth,
+    with a picture of the scores and maps beside the store.
+    """
+    shipped = source is None and model is None
+    console = Console(highlight=False)
+    report = {name: options.pop(name) for name in scores.NAMES}
+    scores.check(report["score_file"])
+    if report["maps"] and options["statistics_only"]:
+        raise UserError("--maps: draws the members; leave --statistics-only away")
+    if options["threads"]:
+        torch.set_num_threads(options["threads"])
+    case = _case(source, model, options)
+    store = _store(options["output"], options["resume"])
+    if shipped:
+        for name, suffix in (("score_file", "-scores.csv"), ("plot", "-scores.png"), ("maps", "-maps.png")):
+            report[name] = report[name] or store.with_name(store.stem + suffix)
+        if options["statistics_only"]:
+            report["maps"] = None
+    count = options["members"]
+    console.print(
+        f"{count} member{'s' if count > 1 else ''}, {options['steps']} steps of {_hours(case)} h from"
+        f" {np.datetime_as_string(case.initial_time, 'm')}, {len(case.model.variables)} variables on"
+        f" {case.model.grid}",
+        soft_wrap=True,
+    )
+    with backends.use(options["backend"]) if options["backend"] else nullcontext():
+        result, scorer = _run(case, store, options, report["weights"])
+    for stopped in result.stopped:
+        click.echo(f"warning: {stopped}", err=True)
+    console.print(
+        f"{result.member_steps} member-steps in {result.seconds:.1f} s, {result.speed:.3g} a second;"
+        f" written: {store}",
+        soft_wrap=True,
+    )
+    if options["netcdf"]:
+        from wxkernels.io import to_netcdf
+
+        to_netcdf(store, options["netcdf"])
+        console.print(f"written: {options['netcdf']}", soft_wrap=True)
+    _score(case, store, options, report, scorer)
+
+
+def _case(source: Path | None, model: Path | None, options: dict[str, Any]) -> Case:
+    from wxkernels.forecast.case import load_case
+
+    variables = options["variables"]
+    return load_case(
+        source,
+        checkpoint=model,
+        statistics=options["statistics"],
+        variables=variables.split(",") if variables else None,
+        orography=options["orography"],
+        time=options["time"],
+        truth=options["truth"],
+        climatology=options["climatology"],
+        regrid=options["regrid"],
+    )
+
+
+def _store(output: Path | None, resume: bool) -> Path:
+    """The store's path: as given, else the first of forecast.zarr, forecast-2.zarr, ... that is free."""
+    if output is not None:
+        return output if output.suffix == ".zarr" else output.with_name(output.name + ".zarr")
+    if resume:
+        raise UserError("--resume: give the store to go on with, --output")
+    names = (Path("forecast.zarr" if i == 1 else f"forecast-{i}.zarr") for i in range(1, sys.maxsize))
+    return next(path for path in names if not path.exists())
+
+
+def _hours(case: Case) -> str:
+    return f"{case.model.time_step / np.timedelta64(1, 'h'):g}"
+
+
+def _run(case: Case, store: Path, options: dict[str, Any], weights: str) -> tuple[Result, Any]:
+    """The run and its scorer. All options are read before the store is made: a wrong one leaves nothing."""
+    from wxkernels import forecast as runner
+    from wxkernels.io import ForecastWriter
+    from wxkernels.verification import Scorer
+
+    leads = (np.arange(options["steps"] + 1) * case.model.time_step).astype("timedelta64[ns]")
+    device, batch_size = torch_device(options["device"]), _batch_size(options["batch_size"])
+    perturbation, output = _perturbation(options), _output(options)
+    scorer = None
+    if case.truth is not None and not options["resume"]:  # a resumed run is scored from its store
+        scorer = Scorer(
+            case.truth,
+            init_time=case.initial_time,
+            lead_times=leads,
+            variables=case.model.variables,
+            grid=case.model.grid,
+            climatology=case.climatology,
+            weights=weights,  # type: ignore[arg-type]
+        )
+    writer = ForecastWriter(
+        store,
+        grid=case.model.grid,
+        variables=case.model.variables,
+        time=case.initial_time,
+        lead_times=leads,
+        members=options["members"],
+        attrs=_provenance(case, options),
+        output=output,
+        resume=options["resume"],
+        overwrite=options["overwrite"],
+    )
+    try:
+        result = runner.run(
+            case.model,
+            case.initial,
+            steps=options["steps"],
+            members=options["members"],
+            perturbation=perturbation,
+            control=options["control"],
+            seed=options["seed"],
+            batch_size=batch_size,
+            device=device,
+            writer=writer,
+            scorer=scorer,
+            resume=options["resume"],
+            progress=not options["no_progress"],
+        )
+    except runner.Interrupted as stop:
+        again = [a for a in sys.argv[1:] if a not in ("--resume", "--overwrite")]
+        if options["output"] is None:
+            again += ["--output", str(store)]
+        click.echo(
+            f"\nstopped in step {stop.step}; go on with: wxkernels {shlex.join(again)} --resume", err=True
+        )
+        sys.exit(130)
+    return result, scorer
+
+
+def _perturbation(options: dict[str, Any]) -> Perturbation | None:
+    from wxkernels.forecast import Gaussian, Spherical
+
+    several = options["members"] > 1
+    kind = options["perturbation"] or ("spherical" if several else "none")
+    if kind == "none":
+        if several:
+            raise UserError("--perturbation: none makes all members alike; use --members 1")
+        return None
+    return (
+        Gaussian(options["level"])
+        if kind == "gaussian"
+        else Spherical(options["level"], options["length_scale"])
+    )
+
+
+def _batch_size(text: str) -> Any:
+    if text == "auto":
+        return text
+    if not text.isdigit() or int(text) == 0:
+        raise UserError(f"--batch-size: expected auto or a number from 1 up, got {text!r}")
+    return int(text)
+
+
+def _output(options: dict[str, Any]) -> Output:
+    from wxkernels.io import Output
+    from wxkernels.io.lexicon import canonical
+
+    keep = options["keep"]
+    hours = _numbers("--keep-leads", options["keep_leads"])
+    region = _numbers("--region", options["region"])
+    if region is not None and len(region) != 4:
+        raise UserError(f"--region: expected north,west,south,east, got {options['region']!r}")
+    kept = None
+    if hours is not None:
+        kept = [np.timedelta64(round(h * 3600), "s").astype("timedelta64[ns]") for h in hours]
+    return Output(
+        variables=None if keep is None else [canonical(name) for name in keep.split(",")],
+        lead_times=kept,
+        region=None if region is None else (region[0], region[1], region[2], region[3]),
+        statistics_only=options["statistics_only"],
+    )
+
+
+def _numbers(option: str, text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"{option}: expected numbers separated by commas, got {text!r}") from None
+
+
+def _provenance(case: Case, options: dict[str, Any]) -> dict[str, Any]:
+    names = ("perturbation", "level", "length_scale", "control", "seed")
+    return {
+        "title": "ensemble forecast",
+        "source": f"wxkernels {wxkernels.__version__}, torch {torch.__version__}",
+        "checkpoint": case.model.source,
+        "checkpoint_sha256": case.model.sha256,
+        "initial_state": str(case.initial.attrs.get("source", "")),
+        "command": shlex.join(["wxkernels", *sys.argv[1:]]),
+        "created": np.datetime_as_string(np.datetime64("now"), "s") + "Z",
+        **{name: options[name] for name in names},
+    }
+
+
+def _score(
+    case: Case, store: Path, options: dict[str, Any], report: dict[str, Any], scorer: Any | None
+) -> None:
+    """Table, files and pictures of the scores, where there is a truth."""
+    if case.truth is None:
+        asked = [name for name in ("score_file", "plot", "maps") if report[name] is not None]
+        if asked:
+            raise UserError("there is no truth to score against; give it with --truth")
+        return
+    from wxkernels.io import open_forecast
+    from wxkernels.verification import verify
+
+    stored = open_forecast(store)
+    if scorer is not None:
+        found = scorer.result()
+    elif options["statistics_only"]:
+        raise UserError("a resumed run is scored from its store, and this one keeps statistics only")
+    else:
+        found = verify(store, case.truth, climatology=case.climatology, weights=report["weights"])
+    scores.show(found, stored, case.truth, **report)

@@ -1,0 +1,107 @@
+"""What a forecast starts from: the model, the initial state, and the truth and climatology to score it by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wxkernels import data
+from wxkernels.errors import UserError
+from wxkernels.io import load_climatology, open_fields, tutorial
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from wxkernels.models import WeatherModel
+
+
+@dataclass
+class Case:
+    """A model with what it starts from.
+
+    initial (variable, lat, lon) with the coordinate `time`; truth (time, variable, lat, lon), lazy;
+    climatology (variable, lat, lon); all in physical units on the model's grid.
+    """
+
+    model: WeatherModel
+    initial: xr.DataArray
+    truth: xr.DataArray | None
+    climatology: xr.DataArray | None
+
+    @property
+    def initial_time(self) -> np.datetime64:
+        return np.datetime64(self.initial["time"].item(), "ns")
+
+
+def load_case(
+    source: str | Path | None = None,
+    *,
+    checkpoint: str | Path | None = None,
+    statistics: str | Path | None = None,
+    variables: Sequence[str] | None = None,
+    orography: str | Path | None = None,
+    time: Any = None,
+    truth: str | Path | None = None,
+    climatology: str | Path | None = None,
+    regrid: bool = False,
+) -> Case:
+    """The case in `source`: a file, FourCastNet's tutorial folder, or None for the shipped forecast.
+
+    checkpoint, statistics and climatology are found in a tutorial folder; elsewhere the checkpoint must be
+    given. time: the initial time, by default the first. truth: by default the later times of `source`.
+    Raises UserError, one line, for what is missing or does not fit.
+    """
+    from wxkernels import models
+
+    if source is None and checkpoint is None:
+        source, checkpoint = data.default_cases_path(), data.default_model_path()
+        climatology = climatology or data.default_climatology_path()
+    elif source is None:
+        raise UserError("no initial state: give the file that holds it beside the checkpoint")
+    source = Path(source)
+    if source.is_dir():
+        found = tutorial.find(source)
+        checkpoint = checkpoint or found.checkpoint
+        climatology = climatology or found.time_means
+        if statistics is None and found.means is not None:
+            statistics = found.means.parent
+    if checkpoint is None:
+        raise UserError(f"{source}: no checkpoint; give one with --model")
+    model = models.load(checkpoint, statistics=statistics, variables=variables, orography=orography)
+    fields = open_fields(source, model.variables, grid=model.grid, regrid=regrid)
+    initial = fields.isel(time=_position(fields["time"].values, time, source)).load()
+    if truth is not None:
+        later = open_fields(truth, model.variables, grid=model.grid, regrid=regrid)
+    else:
+        later = fields
+    return Case(
+        model,
+        initial,
+        later if (later["time"] > initial["time"]).any() or truth is not None else None,
+        None if climatology is None else _climatology(climatology, model, regrid),
+    )
+
+
+def _climatology(path: str | Path, model: WeatherModel, regrid: bool) -> xr.DataArray:
+    return load_climatology(path, model.variables, model.grid, regrid=regrid)
+
+
+def _position(times: np.ndarray, wanted: Any, source: Path) -> int:
+    if wanted is None:
+        return 0
+    try:
+        wanted = np.datetime64(wanted, "ns")
+    except ValueError:
+        raise UserError(f"--time: {wanted!r} is no time; write 2018-01-01T06:00") from None
+    found = np.flatnonzero(times == wanted)
+    if not found.size:
+        first, last = (np.datetime_as_string(t, "m") for t in (times[0], times[-1]))
+        raise UserError(
+            f"{source}: has no time {np.datetime_as_string(wanted, 'm')}; it holds {len(times)}"
+            f" from {first} to {last}"
+        )
+    return int(found[0])

@@ -1,0 +1,183 @@
+"""A network with all that turns it into a forecast model: variables, grid, statistics, time step."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wxkernels.errors import UserError
+from wxkernels.io.grid import Grid
+from wxkernels.models.afno import AFNONet
+from wxkernels.models.checkpoint import Checkpoint
+from wxkernels.models.precip import PrecipNet
+
+#: The key of our entry in the string table of a safetensors file.
+METADATA_KEY = "wxkernels"
+_STATIC, _DIAGNOSTIC = "model.static", "model.diagnostics"
+
+
+@dataclass
+class WeatherModel:
+    """One step of a forecast: state (B, C, H, W), normalised, at a time -> the state `time_step` later.
+
+    C = len(variables). The network gets the state and, after it, the static channels. A diagnostic maps the
+    normalised state to one variable more, in its own units. Raises ValueError for parts that do not fit.
+    """
+
+    network: nn.Module
+    variables: tuple[str, ...]
+    grid: Grid
+    mean: Tensor  # (C,) float32, in the units of the variables
+    std: Tensor  # (C,)
+    time_step: np.timedelta64 = field(default_factory=lambda: np.timedelta64(6, "h"))
+    static: Tensor | None = None  # (S, H, W), normalised: the orography
+    diagnostics: dict[str, PrecipNet] = field(default_factory=dict)
+    source: str = ""
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        self.variables = tuple(self.variables)
+        C, (H, W) = len(self.variables), self.grid.shape
+        if len(set(self.variables)) != C:
+            raise ValueError(f"variables: expected each once, got {', '.join(self.variables)}")
+        if isinstance(self.network, AFNONet):
+            self._check_network(self.network)
+        for name in ("mean", "std"):
+            values = torch.as_tensor(getattr(self, name), dtype=torch.float32)
+            if values.shape != (C,) or not values.isfinite().all():
+                raise ValueError(f"{name}: expected {C} finite numbers, got {values.tolist()}")
+            setattr(self, name, values)
+        if not (self.std > 0).all():
+            wrong = self.variables[int(self.std.argmin())]
+            raise ValueError(f"std: expected > 0, got {self.std.min():g} for {wrong}")
+        if self.static is not None and (self.static.dim() != 3 or self.static.shape[1:] != (H, W)):
+            raise ValueError(f"static: expected (S, {H}, {W}), got {tuple(self.static.shape)}")
+
+    def _check_network(self, network: AFNONet) -> None:
+        C, S = len(self.variables), 0 if self.static is None else len(self.static)
+        if network.img_size != self.grid.shape:
+            raise ValueError(f"grid: expected {network.img_size} from the network, got {self.grid.shape}")
+        if network.out_chans != C:
+            raise ValueError(f"variables: expected {network.out_chans} from the network, got {C}")
+        if network.in_chans != C + S:
+            raise ValueError(f"static: expected {network.in_chans - C} channels from the network, got {S}")
+
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether a member's step is bit for bit the same in a batch of any size."""
+        return isinstance(self.network, AFNONet)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.mean.device
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move everything to `device`, in place."""
+        self.network.to(device)
+        for network in self.diagnostics.values():
+            network.to(device)
+        self.mean, self.std = self.mean.to(device), self.std.to(device)
+        if self.static is not None:
+            self.static = self.static.to(device)
+        return self
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """(x - mean) / std on x (..., C, H, W) in the units of the variables."""
+        return (x - self.mean[:, None, None]) / self.std[:, None, None]
+
+    def denormalise(self, x: Tensor) -> Tensor:
+        """std x + mean on x (..., C, H, W), normalised."""
+        return x * self.std[:, None, None] + self.mean[:, None, None]
+
+    @torch.no_grad()
+    def step(self, x: Tensor) -> Tensor:
+        """The state one time step after x (B, C, H, W); both normalised, same dtype. Without gradients."""
+        dtype = next(self.network.parameters(), x).dtype
+        inputs = x.to(dtype)
+        if self.static is not None:
+            static = self.static.to(dtype).expand(len(x), *self.static.shape)
+            inputs = torch.cat([inputs, static], dim=1)  # (B, C + S, H, W)
+        return self.network(inputs).to(x.dtype)
+
+    @torch.no_grad()
+    def diagnose(self, x: Tensor) -> dict[str, Tensor]:
+        """Diagnosed variables of the normalised state x (B, C, H, W), each (B, H, W) in its own units."""
+        return {name: network(x[:, : network.in_chans])[:, 0] for name, network in self.diagnostics.items()}
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to one safetensors file that `load` reads back identically; replaces it at once."""
+        from safetensors.torch import save_file
+
+        if not isinstance(self.network, AFNONet):
+            raise ValueError(f"network: expected an AFNONet, got {type(self.network).__name__}")
+        tensors = dict(self.network.state_dict())
+        if self.static is not None:
+            tensors[_STATIC] = self.static
+        for name, network in self.diagnostics.items():
+            tensors |= {f"{_DIAGNOSTIC}.{name}.{key}": v for key, v in network.state_dict().items()}
+        metadata = {
+            "format": 1,
+            "network": self.network.config,
+            "variables": self.variables,
+            "lat": self.grid.lat.tolist(),
+            "lon": self.grid.lon.tolist(),
+            "mean": self.mean.tolist(),
+            "std": self.std.tolist(),
+            "time_step_seconds": int(self.time_step / np.timedelta64(1, "s")),
+            "diagnostics": {name: network.backbone.config for name, network in self.diagnostics.items()},
+        }
+        tensors = {key: values.contiguous() for key, values in tensors.items()}
+        path = Path(path)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            save_file(tensors, partial, {METADATA_KEY: json.dumps(metadata)})
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> Self:
+        """The model that `save` wrote. Raises UserError where the file's parts do not fit each other."""
+        source = str(checkpoint.path)
+        try:
+            metadata = json.loads(checkpoint.metadata[METADATA_KEY])
+            if metadata["format"] != 1:
+                raise UserError(f"{source}: format {metadata['format']}, expected 1; update wxkernels")
+            state = dict(checkpoint.state)
+            static = state.pop(_STATIC, None)
+            diagnostics = {}
+            for name, config in metadata["diagnostics"].items():
+                prefix = f"{_DIAGNOSTIC}.{name}."
+                part = {k.removeprefix(prefix): state.pop(k) for k in list(state) if k.startswith(prefix)}
+                diagnostics[name] = PrecipNet.from_state_dict(part, source=source, **_hints(config))
+            return cls(
+                network=AFNONet.from_state_dict(state, source=source, **_hints(metadata["network"])),
+                variables=tuple(metadata["variables"]),
+                grid=Grid(np.array(metadata["lat"]), np.array(metadata["lon"])),
+                mean=torch.tensor(metadata["mean"], dtype=torch.float32),
+                std=torch.tensor(metadata["std"], dtype=torch.float32),
+                time_step=np.timedelta64(metadata["time_step_seconds"], "s"),
+                static=static,
+                diagnostics=diagnostics,
+                source=source,
+                sha256=checkpoint.sha256,
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{source}: its metadata is damaged ({error}); save the model again") from None
+
+
+def _hints(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a network's configuration that the shapes of its weights do not tell."""
+    return {
+        "img_size": tuple(config["img_size"]),
+        "sparsity_threshold": config["sparsity_threshold"],
+        "hard_thresholding_fraction": config["hard_thresholding_fraction"],
+    }

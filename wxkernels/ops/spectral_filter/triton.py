@@ -1,0 +1,333 @@
+"""Triton backend of the spectral filter (CUDA, ROCm): Fourier transforms are products with constant matrices.
+
+Three steps, each a launch or more of `triton_kernels`:
+  (a) transform over W, real to complex, only the kept columns;
+  (b) transform over H (only the kept rows), block MLP, softshrink, inverse transform over H;
+  (c) inverse transform over W, complex to real, plus x.
+In half precision with bs <= 128, (b) is two launches: transform, MLP and softshrink on chip, then the
+inverse. Otherwise it is four: transform, layer, layer, transform. The inverse stays apart because its
+accumulators of 128 x 128 complex numbers (90 x 96 padded) take half the registers of a program: with them,
+every tile of more than 16 rows spilled on sm_80, sm_90 and gfx942.
+
+The orthonormal factor is split, 1 / sqrt(W) in (a) and (c) and 1 / sqrt(H) in (b), so that half-precision
+spectra stay below sqrt(H W) max|x|. It multiplies the float32 sums, not the matrices: rounded with these it
+would be off by the same fraction in every mode, nearly 4 times PyTorch's float16 error where modes add up.
+Operands have the dtype of x, accumulators and biases are float32.
+float32 is multiplied as such: by mfma on ROCm, by FMA on CUDA, whose tensor cores have no such product.
+Where the user allows PyTorch's products TF32 (torch.backends.cuda.matmul), it is three TF32 products there.
+That is no default: emulated with accumulators that truncate, as tensor cores do, the largest error is 2.4
+times PyTorch's float32 error at 90 x 180 and 4 times at 8 x 16. A program works on one sample, in an order
+that does not depend on B: deterministic and batch-invariant.
+
+Held to float64 in Triton's interpreter and compiled ahead of time by ci/aot.py; no GPU has run it yet.
+"""
+
+import functools
+import importlib.util
+import math
+import os
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wxkernels.ops.spectral_filter.reference import kept_modes
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A GPU architecture, and how `tl.dot` multiplies float32 there: "ieee" or "tf32x3"."""
+
+    backend: str  # "cuda" or "hip"
+    arch: int | str  # 80, 90, 100 ... or "gfx90a", "gfx942" ...
+    float32: str = "ieee"
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Tile sizes of a launch, by the names of the kernel's constants, and its schedule.
+
+    Chosen with ci/aot.py, not by timing: no spills on any of its targets, at most 64 KiB of shared memory on
+    ROCm, 99 KiB on sm_80 (sm_86 and sm_89 have no more), 512 columns of tensor memory on sm_100.
+    """
+
+    sizes: dict[str, int]
+    num_warps: int
+    num_stages: int
+
+    @classmethod
+    def transform(cls, target: Target, dtype: torch.dtype, M: int, N: int) -> "Tiles":
+        """128 rows, or 64 where that pads M less."""
+        block_m = min(64 if -M % 64 < -M % 128 else 128, _cover(M))
+        fp32 = dtype == torch.float32
+        sizes = {"BLOCK_M": block_m, "BLOCK_N": min(128, _cover(N)), "BLOCK_K": 16 if fp32 else 32}
+        return cls(sizes, 8 if fp32 or block_m == 128 else 4, 3 if target.backend == "cuda" else 2)
+
+    @classmethod
+    def column_mlp(cls, target: Target, rows: int, bs: int) -> "Tiles":
+        """Loads ahead of the products (two stages) cost ROCm registers that it has not."""
+        block_j, num_stages = (32, 2) if target.backend == "cuda" else (16, 1)
+        sizes = {"BLOCK_F": min(64, _cover(rows)), "BLOCK_I": _cover(bs), "BLOCK_J": block_j, "BLOCK_K": 32}
+        return cls(sizes, 8, num_stages)
+
+    @classmethod
+    def block_linear(cls, dtype: torch.dtype) -> "Tiles":
+        """Three TF32 products hold both parts of both operands in registers: smaller tiles for float32."""
+        if dtype == torch.float32:
+            return cls({"BLOCK_M": 64, "BLOCK_N": 32, "BLOCK_K": 16}, 8, 2)
+        return cls({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, 4, 2)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel launch: `spectral_filter` runs it, ci/aot.py compiles the same for GPUs that are not here."""
+
+    kernel: str
+    programs: int
+    arguments: dict[str, Any]
+    constants: dict[str, Any]
+    tiles: Tiles
+
+
+def unavailable() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed: pip install 'wxkernels[triton]'"
+    if not (_interpreting() or torch.cuda.is_available()):
+        return "torch finds no CUDA or ROCm device"
+    return None
+
+
+def unsupported(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> str | None:
+    if x.dtype not in DTYPES:
+        return f"x is {x.dtype}; it takes float32, float16 and bfloat16"
+    _, H, W, C = x.shape
+    hidden = w1.shape[1] * w1.shape[3]
+    # Offsets inside a sample, a weight or a constant matrix are 32-bit.
+    extents = (
+        W * x.stride(2),
+        (W + 2) * H * C,
+        2 * H * hidden,
+        w1.numel(),
+        (W + 128) ** 2,
+        (2 * H + 128) ** 2,
+    )
+    if max(extents) >= 2**31:
+        return f"at H {H}, W {W}, C {C} an offset inside a sample passes 32 bits"
+    if _interpreting():
+        if x.dtype == torch.bfloat16:
+            return "Triton's interpreter gets bfloat16 products wrong; use float32 or float16 there"
+    elif x.device.type != "cuda":
+        return f"x is on {x.device}; it needs a CUDA or ROCm device"
+    elif torch.version.hip is None and torch.cuda.get_device_capability(x.device) < (8, 0):
+        return "the GPU is older than sm_80"
+    return None
+
+
+def spectral_filter(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    sparsity_threshold: float,
+    hard_thresholding_fraction: float,
+) -> Tensor:
+    """`reference.spectral_filter` on a GPU, or with TRITON_INTERPRET=1, for tests, on a CPU."""
+    start, stop, columns = kept_modes(x.shape[1], x.shape[2], hard_thresholding_fraction)
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if y.numel() == 0 or columns == 0:
+        return y.copy_(x)
+    if x.stride(3) != 1:
+        x = x.contiguous()
+    w1, w2 = w1.to(x.dtype).contiguous(), w2.to(x.dtype).contiguous()
+    b1, b2 = b1.float().contiguous(), b2.float().contiguous()
+    modes, threshold, target = (start, stop, columns), sparsity_threshold, _target(x.device)
+
+    from wxkernels.ops.spectral_filter import triton_kernels
+
+    with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
+        for launch in launches(x, w1, b1, w2, b2, y, threshold, modes, target):
+            kernel = getattr(triton_kernels, launch.kernel)
+            tiles = launch.tiles
+            schedule = {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages}
+            kernel[(launch.programs,)](**launch.arguments, **launch.constants, **tiles.sizes, **schedule)
+    return y
+
+
+def launches(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    y: Tensor,
+    threshold: float,
+    modes: tuple[int, int, int],
+    target: Target,
+) -> Iterator[Launch]:
+    """The launches that write the filter of x to y, in order; `modes` is what `kept_modes` gave.
+
+    x (B, H, W, C), last stride 1; w1, w2 contiguous, in x's dtype; b1, b2 contiguous float32.
+    """
+    B, H, W, C = x.shape
+    _, nb, bs, hidden = w1.shape
+    start, stop, columns = modes
+    rows = stop - start
+    empty = functools.partial(torch.empty, dtype=x.dtype, device=x.device)
+    forward_w, inverse_w = _w_matrices(W, columns, x.dtype, x.device)
+    forward_h, inverse_h = _h_matrices(H, start, stop, x.dtype, x.device)
+
+    s = empty(B, columns, 2, H, C)
+    s_over_w = s.view(B, 2 * columns, H, C).transpose(1, 2)  # (B, H, 2 columns, C)
+    s_over_h = s.view(B, columns, 2 * H, C)
+    o = empty(B, columns, 2, rows, C)
+    o_over_h = o.view(B, columns, 2 * rows, C)
+
+    yield _transform(forward_w, x, s_over_w, W**-0.5, target)
+    if x.dtype != torch.float32 and bs <= 128:
+        planes = _h_planes(H, start, stop, x.dtype, x.device)
+        yield _column_mlp(planes, s, w1, b1, w2, b2, o, H**-0.5, threshold, target)
+    else:
+        o1 = empty(B, columns, 2, rows, nb * hidden)
+        yield _transform(forward_h, s_over_h, o_over_h, H**-0.5, target)
+        yield _block_linear(o, w1, b1, o1, threshold, target, relu=True)
+        yield _block_linear(o1, w2, b2, o, threshold, target, relu=False)
+    yield _transform(inverse_h, o_over_h, s_over_h, H**-0.5, target)
+    yield _transform(inverse_w, s_over_w, y, W**-0.5, target, residual=x)
+
+
+def _transform(
+    a: Tensor, x: Tensor, y: Tensor, scale: float, target: Target, residual: Tensor | None = None
+) -> Launch:
+    """y[i, j] = scale a @ x[i, j] (+ residual[i, j]) for x (I, J, K, N) and y (I, J, M, N)."""
+    samples, J, K, N = x.shape
+    M = y.shape[2]
+    tiles = Tiles.transform(target, x.dtype, M, N)
+    arguments = {"a": a, "x": x, "residual": residual, "y": y, "scale": scale}
+    arguments |= {"J": J, "M": M, "K": K, "N": N, "a_stride": a.stride(0)}
+    for name, tensor, axes in (
+        ("x", x, "ijk"),
+        ("r", y if residual is None else residual, "ijm"),
+        ("y", y, "ijm"),
+    ):
+        arguments |= {f"{name}_stride_{axis}": tensor.stride(n) for n, axis in enumerate(axes)}
+    programs = samples * J * _tiles(M, tiles.sizes["BLOCK_M"]) * _tiles(N, tiles.sizes["BLOCK_N"])
+    return Launch("transform", programs, arguments, {"PRECISION": target.float32}, tiles)
+
+
+def _column_mlp(
+    e: Tensor,
+    s: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    y: Tensor,
+    scale: float,
+    threshold: float,
+    target: Target,
+) -> Launch:
+    """y = softshrink(MLP(scale e s)) for s (B, columns, 2, H, C) and y (B, columns, 2, rows, C)."""
+    B, columns, _, rows, _ = y.shape
+    _, nb, bs, hidden = w1.shape
+    tiles = Tiles.column_mlp(target, rows, bs)
+    arguments = {"e": e, "s": s, "w1": w1, "b1": b1, "w2": w2, "b2": b2, "y": y}
+    arguments |= {"scale": scale, "threshold": threshold}
+    arguments |= {"H": s.shape[3], "rows": rows, "nb": nb, "bs": bs, "hidden": hidden}
+    arguments |= {"e_stride": e.stride(1), "e_plane": e.stride(0)}
+    programs = B * columns * nb * _tiles(rows, tiles.sizes["BLOCK_F"])
+    return Launch("column_mlp", programs, arguments, {"PRECISION": target.float32}, tiles)
+
+
+def _block_linear(
+    x: Tensor, w: Tensor, b: Tensor, y: Tensor, threshold: float, target: Target, *, relu: bool
+) -> Launch:
+    """y = relu or softshrink of x w + b, block by block, for x (B, columns, 2, rows, nb * K)."""
+    B, columns, _, rows, _ = x.shape
+    _, nb, K, N = w.shape
+    tiles = Tiles.block_linear(x.dtype)
+    arguments = {"x": x, "w": w, "b": b, "y": y, "threshold": threshold}
+    arguments |= {"rows": rows, "nb": nb, "K": K, "N": N}
+    constants = {"RELU": relu, "PRECISION": target.float32}
+    programs = B * columns * nb * _tiles(rows, tiles.sizes["BLOCK_M"]) * _tiles(N, tiles.sizes["BLOCK_N"])
+    return Launch("block_linear", programs, arguments, constants, tiles)
+
+
+@functools.lru_cache(maxsize=64)
+def _w_matrices(W: int, columns: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Real matrices of rfft and irfft over W, without a factor: (2 columns, W) and (W, 2 columns), padded.
+
+    Row 2 k is the real and 2 k + 1 the imaginary part of column k. The inverse counts a column twice, for its
+    mirror, except k = 0 and the Nyquist; their imaginary parts meet exact zeros, as irfft drops them.
+    """
+    e = _roots(torch.arange(columns), torch.arange(W), W)  # (columns, W)
+    forward = torch.stack([e.real, e.imag], dim=1).view(2 * columns, W)
+    twice = torch.full((columns, 1, 1), 2.0, dtype=torch.float64)
+    twice[0] = 1.0
+    if 2 * (columns - 1) == W:
+        twice[-1] = 1.0
+    inverse = (forward.view(columns, 2, W) * twice).view(2 * columns, W).T
+    return _padded(forward, dtype, device), _padded(inverse, dtype, device)
+
+
+@functools.lru_cache(maxsize=64)
+def _h_matrices(
+    H: int, start: int, stop: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Transform over H to rows [start, stop), and back, without a factor, parts stacked, padded.
+
+    (2 rows, 2 H) and (2 H, 2 rows).
+    """
+    e = _roots(torch.arange(start, stop), torch.arange(H), H)  # (rows, H)
+    forward = torch.cat([torch.cat([e.real, -e.imag], dim=1), torch.cat([e.imag, e.real], dim=1)])
+    return _padded(forward, dtype, device), _padded(forward.T, dtype, device)
+
+
+@functools.lru_cache(maxsize=64)
+def _h_planes(H: int, start: int, stop: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(3, rows, H), padded: real, imaginary and negated imaginary part of the transform over H."""
+    e = _roots(torch.arange(start, stop), torch.arange(H), H)
+    return torch.stack([_padded(part, dtype, device) for part in (e.real, e.imag, -e.imag)])
+
+
+def _roots(k: Tensor, n: Tensor, N: int) -> Tensor:
+    """exp(-2 pi i k n / N), complex128; the angle is reduced in integers, the real axis hit exactly."""
+    turn = torch.outer(k, n) % N
+    angle = turn.double() * (2 * math.pi / N)
+    sin = torch.where(2 * turn % N == 0, 0.0, angle.sin())
+    return torch.complex(angle.cos(), -sin)
+
+
+def _padded(matrix: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros up to whole tiles, so that kernels read constants without masks and in 16-byte pieces."""
+    M, K = matrix.shape
+    return torch.nn.functional.pad(matrix, (0, -K % 64, 0, -M % 128)).to(device, dtype).contiguous()
+
+
+def _cover(n: int) -> int:
+    """The power of two that covers n, at least 16, the least side of tl.dot."""
+    return max(16, 1 << (n - 1).bit_length())
+
+
+def _tiles(n: int, block: int) -> int:
+    return -(-n // block)
+
+
+def _target(device: torch.device) -> Target:
+    if device.type != "cuda":  # the interpreter
+        return Target("cuda", 80)
+    if torch.version.hip:
+        return Target("hip", torch.cuda.get_device_properties(device).gcnArchName.split(":")[0])
+    major, minor = torch.cuda.get_device_capability(device)
+    matmul = torch.backends.cuda.matmul
+    tf32 = getattr(matmul, "fp32_precision", "tf32" if matmul.allow_tf32 else "ieee") == "tf32"
+    return Target("cuda", 10 * major + minor, "tf32x3" if tf32 else "ieee")
+
+
+def _interpreting() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"

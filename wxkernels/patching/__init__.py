@@ -1,0 +1,5 @@
+"""Models that people run already, made faster in place, proven on a probe and put back on request."""
+
+from wxkernels.patching.replace import Report, patch, unpatch
+
+__all__ = ["Report", "patch", "unpatch"]

@@ -1,0 +1,278 @@
+"""Scores of a forecast by lead time, accumulated as the forecast runs, on the device where it lies."""
+
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from wxkernels.errors import UserError
+from wxkernels.io.lexicon import VARIABLES
+from wxkernels.verification.ensemble import SCORES, area_scores, rank_counts
+from wxkernels.verification.weights import Convention, latitude_weights
+
+_FORECAST, _PERSISTENCE, _CLIMATOLOGY = range(3)
+_GRID_TOLERANCE = 1e-3  # degrees; coordinates stored as float32 are off by about 1e-5
+
+_AVERAGE = {
+    "weatherbench2": "square root of the mean over initial times of the area-weighted mean square error",
+    "fourcastnet": "mean over initial times of the square root of the area-weighted mean square error",
+}
+_MEANING = {
+    "rmse": "error of the ensemble mean",
+    "acc": "uncentred anomaly correlation of the ensemble mean about climatology; mean over initial times",
+    "bias": "area-weighted mean of ensemble mean minus truth",
+    "crps": "fair CRPS: mean|X - y| - mean|X - X'| / 2 over distinct pairs; one member: mean absolute error",
+    "spread": "square root of the mean unbiased ensemble variance; undefined (NaN) for one member",
+    "spread_skill": "square root of mean variance / mean (square error - variance / M); 1 is calibrated",
+    "persistence_rmse": "error of the truth at the initial time, kept as the forecast",
+    "persistence_acc": "anomaly correlation of the truth at the initial time, kept as the forecast",
+    "persistence_mae": "mean absolute error of persistence, which is its CRPS",
+    "climatology_rmse": "error of the climatology as the forecast (its ACC is undefined)",
+    "climatology_mae": "mean absolute error of the climatology, which is its CRPS",
+    "members": "fewest members scored; a member with values that are not finite is left out",
+    "times": "number of initial times scored",
+    "rank_histogram": "grid points whose truth has this rank among the members; ties at random; plain counts",
+}
+_UNITLESS = {"acc", "persistence_acc", "spread_skill", "members", "times", "rank_histogram"}
+
+
+class Scorer:
+    """Scores of an ensemble forecast by lead time and variable, with persistence and climatology beside them.
+
+    truth: DataArray (time, variable, lat, lon), physical units, read one time at a time, so it may be lazy.
+    init_time: the first initial time; `start` moves on to another. lead_times (L,) timedelta64: step i of
+    `update` is lead_times[i]. variables: names in channel order; grid: anything with .lat and .lon in
+    degrees, whose rows and columns the truth must contain; both default to the truth's own. climatology:
+    DataArray (variable, lat, lon), for ACC. weights: "weatherbench2" or "fourcastnet": the area weights,
+    and how RMSE is averaged over initial times.
+
+    Errors are formed in float64 before any product: a large offset (geopotential) costs no digits. Memory
+    is that of one lead time. Points where truth or climatology are not finite are left out; a valid time
+    that the truth lacks is scored NaN and listed in `missing`. Raises UserError on variables, rows or
+    columns that are not there, and on a forecast of another shape. Sources: WeatherBench 2 (Rasp et al.
+    2024); Ferro 2014 (fair CRPS).
+    """
+
+    def __init__(
+        self,
+        truth: xr.DataArray,
+        *,
+        init_time: np.datetime64,
+        lead_times: Sequence[np.timedelta64] | np.ndarray,
+        variables: Sequence[str] | None = None,
+        grid: Any = None,
+        climatology: xr.DataArray | None = None,
+        weights: Convention = "weatherbench2",
+    ) -> None:
+        grid = truth if grid is None else grid
+        names = truth["variable"].values if variables is None else variables
+        self.variables = tuple(str(name) for name in names)
+        self.lead_times = np.asarray(lead_times, dtype="timedelta64[ns]")
+        self.weights = weights
+        self.missing: set[np.datetime64] = set()
+        self._lat = np.asarray(grid.lat, dtype=np.float64)
+        self._lon = np.asarray(grid.lon, dtype=np.float64)
+        self._row_weights = torch.from_numpy(latitude_weights(self._lat, weights))  # (H,)
+        self._truth = aligned(truth, self.variables, self._lat, self._lon, "truth")
+        self._index = self._truth.indexes["time"]
+        if not self._index.is_unique:
+            raise UserError("truth: a time occurs twice; drop the duplicates")
+        self._climatology = None
+        if climatology is not None:
+            mean = aligned(climatology, self.variables, self._lat, self._lon, "climatology")
+            self._climatology = _tensor(mean)  # (C, H, W)
+        self._scored: set[tuple[np.datetime64, int]] = set()
+        self._sums: Tensor | None = None
+        self.start(init_time)
+
+    def start(self, init_time: np.datetime64) -> None:
+        """Take the updates that follow as steps from this initial time."""
+        self.init_time = np.datetime64(init_time).astype("datetime64[ns]")
+        self._initial = self._truth_at(self.init_time)
+
+    def update(self, step: int, forecast: Tensor) -> None:
+        """Score all members at one lead time: forecast (M, C, H, W) in physical units, on any device."""
+        self._check(step, forecast)
+        self._scored.add((self.init_time, step))
+        truth = self._truth_at(self.init_time + self.lead_times[step])
+        if truth is None:
+            return
+        device = forecast.device
+        if self._sums is None:
+            self._begin(len(forecast), device)
+        self._times[step] += 1
+        if forecast.dtype is not torch.float64:
+            forecast = forecast.float()
+        truth = truth.to(device)
+        self._initial = None if self._initial is None else self._initial.to(device)
+        self._climatology = None if self._climatology is None else self._climatology.to(device)
+        for channel in range(len(self.variables)):
+            self._score(step, channel, forecast[:, channel], truth[channel])
+
+    def result(self) -> xr.Dataset:
+        """Scores so far: Dataset (lead_time, variable, rank), float64, NaN where nothing was scored.
+
+        Attributes hold the conventions; coordinate `units` holds the units of each variable. Raises
+        UserError when the truth covered no update.
+        """
+        missing = _times_text(self.missing)
+        if self._sums is None:
+            raise UserError(f"nothing was scored: the truth lacks the times {missing or 'asked for'}")
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = self._sums.cpu().numpy() / self._times[:, None]  # (source, score, lead, variable)
+            mse, rmse, bias, acc, crps, variance, debiased = means.swapaxes(0, 1)
+            if self.weights == "weatherbench2":
+                rmse = np.sqrt(mse)
+            skill = np.where(debiased[_FORECAST] > 0, debiased[_FORECAST], np.nan)
+            values = {
+                "rmse": rmse[_FORECAST],
+                "acc": acc[_FORECAST],
+                "bias": bias[_FORECAST],
+                "crps": crps[_FORECAST],
+                "spread": np.sqrt(variance[_FORECAST]),
+                "spread_skill": np.sqrt(variance[_FORECAST] / skill),
+                "persistence_rmse": rmse[_PERSISTENCE],
+                "persistence_acc": acc[_PERSISTENCE],
+                "persistence_mae": crps[_PERSISTENCE],
+                "climatology_rmse": rmse[_CLIMATOLOGY],
+                "climatology_mae": crps[_CLIMATOLOGY],
+                "members": np.where(self._times[:, None] > 0, self._members, 0),
+                "times": self._times,
+                "rank_histogram": self._ranks.cpu().numpy(),
+            }
+        dims = ("lead_time", "variable", "rank")
+        names = [describe(name) for name in self.variables]
+        coords = {
+            "lead_time": self.lead_times,
+            "variable": list(self.variables),
+            "rank": np.arange(self._ranks.shape[-1]),
+            "long_name": ("variable", [long_name for long_name, _ in names]),
+            "units": ("variable", [units for _, units in names]),
+        }
+        attrs = {
+            "area_weights": self.weights,
+            "initial_times": _times_text(time for time, _ in self._scored),
+            "ensemble_members": self._ranks.shape[-1] - 1,
+            "missing_truth": missing,
+        }
+        data = {key: (dims[: value.ndim], value, self._attrs(key)) for key, value in values.items()}
+        return xr.Dataset(data, coords, attrs)
+
+    def _begin(self, members: int, device: torch.device) -> None:
+        leads, variables = len(self.lead_times), len(self.variables)
+        # (source, score, lead, variable)
+        self._sums = torch.zeros(3, len(SCORES), leads, variables, dtype=torch.float64, device=device)
+        # (lead, variable, rank)
+        self._ranks = torch.zeros(leads, variables, members + 1, dtype=torch.int64, device=device)
+        self._members = np.full((leads, variables), members)
+        self._times = np.zeros(leads, dtype=np.int64)
+
+    def _check(self, step: int, forecast: Tensor) -> None:
+        shape = (len(self.variables), len(self._lat), len(self._lon))
+        if not 0 <= step < len(self.lead_times):
+            raise UserError(f"step {step}: the scorer was given {len(self.lead_times)} lead times")
+        if forecast.ndim != 4 or tuple(forecast.shape[1:]) != shape or len(forecast) == 0:
+            wanted = ", ".join(map(str, shape))
+            raise UserError(f"forecast: expected shape (members, {wanted}), got {tuple(forecast.shape)}")
+        if self._sums is not None and len(forecast) != self._ranks.shape[-1] - 1:
+            before = self._ranks.shape[-1] - 1
+            raise UserError(f"forecast: {len(forecast)} members after {before}; use another Scorer for them")
+        if (self.init_time, step) in self._scored:
+            raise UserError(f"step {step} from {_times_text([self.init_time])} has been scored before")
+
+    def _score(self, step: int, channel: int, members: Tensor, truth: Tensor) -> None:
+        assert self._sums is not None
+        references = [None if r is None else r[channel] for r in (self._initial, self._climatology)]  # (H, W)
+        points = truth.isfinite()
+        for reference in references:
+            points = points if reference is None else points & reference.isfinite()
+        if not points.all():
+            members, truth = members.where(points, 0), truth.where(points, 0)
+            references = [None if r is None else r.where(points, 0) for r in references]
+        live = members.isfinite().flatten(1).all(1)
+        if not live.all():
+            members = members[live]
+        weights = self._row_weights.to(truth.device)[:, None] * points  # (H, W)
+        weights /= weights.sum()
+        climatology = references[1]
+        anomaly = None if climatology is None else truth.double() - climatology.double()
+        for source, field in enumerate((members, *references)):
+            if field is None:
+                self._sums[source, :, step, channel] = torch.nan
+            else:
+                field = field.reshape(-1, *truth.shape)  # one field is an ensemble of one
+                self._sums[source, :, step, channel] += area_scores(field, truth, weights, anomaly)
+        self._ranks[step, channel] += rank_counts(
+            members, truth, points, self._ranks.shape[-1] - 1, lambda: self._draws(step, channel, truth)
+        )
+        self._members[step, channel] = min(self._members[step, channel], len(members))
+
+    def _draws(self, step: int, channel: int, like: Tensor) -> Tensor:
+        # Counter-based: the same for every device, order of updates and choice of variables.
+        key = np.array([self.init_time, self.init_time + self.lead_times[step]]).astype(np.uint64)
+        counter = [0, 0, 0, zlib.crc32(self.variables[channel].encode())]
+        generator = np.random.Generator(np.random.Philox(key=key, counter=counter))
+        return torch.from_numpy(generator.random(tuple(like.shape))).to(like.device)
+
+    def _truth_at(self, time: np.datetime64) -> Tensor | None:
+        position = int(self._index.get_indexer([time])[0])
+        if position < 0:
+            self.missing.add(time)
+            return None
+        return _tensor(self._truth.isel(time=position))  # (C, H, W)
+
+    def _attrs(self, name: str) -> dict[str, str]:
+        meaning = _MEANING[name] + (f"; {_AVERAGE[self.weights]}" if name.endswith("rmse") else "")
+        return {"long_name": meaning, "units": "1" if name in _UNITLESS else "units of the variable"}
+
+
+def describe(variable: str) -> tuple[str, str]:
+    """Long name and units of a variable; a name that the lexicon lacks stands for itself, without units."""
+    known = VARIABLES.get(variable)
+    return (variable, "") if known is None else (known.long_name, known.units)
+
+
+def aligned(
+    fields: xr.DataArray, variables: Sequence[str], lat: np.ndarray, lon: np.ndarray, what: str
+) -> xr.DataArray:
+    """The fields (..., variable, lat, lon) of these variables, rows and columns, in this order; still lazy.
+
+    Longitudes are compared on the circle. Raises UserError, beginning with what, for one that is not there.
+    """
+    have = [str(name) for name in fields["variable"].values]
+    absent = [name for name in variables if name not in have]
+    if absent:
+        raise UserError(f"{what}: lacks {', '.join(absent)}; it holds {', '.join(have)}")
+    rows = _positions(fields["lat"].values, lat, f"{what}: no row at latitude")
+    columns = _positions(fields["lon"].values, lon, f"{what}: no column at longitude")
+    channels = _indexer(np.array([have.index(name) for name in variables]))
+    fields = fields.transpose(..., "variable", "lat", "lon")
+    return fields.isel(variable=channels, lat=rows, lon=columns)
+
+
+def _positions(have: np.ndarray, want: np.ndarray, problem: str) -> Any:
+    distance = np.abs((have[None, :] - want[:, None] + 180) % 360 - 180)  # degrees on the circle
+    nearest = distance.argmin(1)
+    off = distance[np.arange(len(want)), nearest] > _GRID_TOLERANCE
+    if off.any():
+        raise UserError(f"{problem} {want[off][0]:g}; regrid it to the grid of the forecast")
+    return _indexer(nearest)
+
+
+def _indexer(positions: np.ndarray) -> Any:
+    # A slice keeps a lazy or memory-mapped array a view.
+    first, last = int(positions[0]), int(positions[-1]) + 1
+    return slice(first, last) if np.array_equal(positions, np.arange(first, last)) else positions
+
+
+def _tensor(fields: xr.DataArray) -> Tensor:
+    dtype = np.float64 if fields.dtype == np.float64 else np.float32
+    return torch.from_numpy(np.array(fields.values, dtype=dtype))
+
+
+def _times_text(times: Iterable[np.datetime64]) -> str:
+    return ", ".join(str(time.astype("datetime64[m]")) for time in sorted(set(times)))
