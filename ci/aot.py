@@ -152,6 +152,14 @@ def triton_compiler(machine: str):
     return make_backend(GPUTarget(m.backend, m.arch, m.warp))
 
 
+def attempt(job: Job) -> Built | str:
+    """What was built, or the last line of the compiler's complaint."""
+    try:
+        return build(job)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".strip().splitlines()[-1]
+
+
 def build(job: Job) -> Built:
     import triton
     from triton.compiler import ASTSource
@@ -187,7 +195,9 @@ def number(pattern: str, text: str) -> int:
     return int(found[1])
 
 
-def faults(job: Job, built: Built) -> list[str]:
+def faults(job: Job, built: Built | str) -> list[str]:
+    if isinstance(built, str):
+        return [built]
     machine = MACHINES[job.machine]
     found = []
     if job.dtype == "fp32" and machine.backend == "cuda":
@@ -219,7 +229,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache  # a cached kernel has no ptxas report
         with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-            for job, built in zip(work, pool.map(build, work), strict=True):
+            for job, built in zip(work, pool.map(attempt, work), strict=True):
                 wrong = faults(job, built)
                 failed += bool(wrong)
                 table.add_row(*row(job, built), "; ".join(wrong) or "ok")
@@ -229,12 +239,14 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def row(job: Job, built: Built) -> list[str]:
+def row(job: Job, built: Built | str) -> list[str]:
     sizes = [str(value) for name, value in job.constants if name.startswith("BLOCK")]
+    label = [job.machine, job.case, job.dtype, job.kernel, "x".join(sizes)]
+    label += [str(job.num_warps), str(job.num_stages)]
+    if isinstance(built, str):
+        return label + [""] * 4
     instructions = f"{built.matrix}" if built.matrix else f"fma {built.fma}"
     shared = f"{built.shared / 1024:.0f} / {MACHINES[job.machine].shared // 1024}"
-    schedule = [str(job.num_warps), str(job.num_stages)]
-    label = [job.machine, job.case, job.dtype, job.kernel, "x".join(sizes), *schedule]
     return [*label, instructions, str(built.registers), shared, str(built.spills)]
 
 

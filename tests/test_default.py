@@ -12,7 +12,7 @@ from wxkernels import data, models
 from wxkernels.io import load_climatology, open_fields
 
 TRAINING = Path(__file__).parents[1] / "training" / "shallow_water"
-LEADS = {"h": 20, "u": 20, "v": 20}  # steps of 6 h to which the forecast beats persistence and climatology
+STEPS = 20  # of 6 h, to which the forecast's error is below half that of persistence and of climatology
 
 
 @pytest.fixture(scope="module")
@@ -29,24 +29,22 @@ def cases(model):
 
 
 def test_forecast_beats_persistence_and_climatology(model, cases):
-    """Over the held-out states, one member each, to the leads that training/shallow_water states."""
+    """Over the held-out states, one member each: every variable at every lead."""
     mean = load_climatology(data.default_climatology_path(), model.variables, model.grid)
     climatology = torch.from_numpy(np.array(mean))
     weight = torch.cos(torch.deg2rad(torch.tensor(model.grid.lat))).view(-1, 1)
-    steps = max(LEADS.values())
 
     def square(forecast, truth):  # (cases, C)
         return (weight * (forecast - truth) ** 2).mean((-2, -1)) / weight.mean()
 
-    truth = torch.stack([case[: steps + 1] for case in cases], 1)  # (steps + 1, cases, C, H, W)
+    truth = torch.stack([case[: STEPS + 1] for case in cases], 1)  # (STEPS + 1, cases, C, H, W)
     state = model.normalise(truth[0])
-    for k in range(1, steps + 1):
+    for k in range(1, STEPS + 1):
         state = model.step(state)
         forecast = square(model.denormalise(state), truth[k]).mean(0)
         best = torch.minimum(square(truth[0], truth[k]).mean(0), square(climatology, truth[k]).mean(0))
         for c, variable in enumerate(model.variables):
-            if k <= LEADS[variable]:
-                assert forecast[c] < best[c], f"{variable} at {6 * k} h: {forecast[c] ** 0.5:.3g}"
+            assert forecast[c] < best[c] / 4, f"{variable} at {6 * k} h: {forecast[c] ** 0.5:.3g}"
 
 
 def test_what_is_shipped_is_small():
@@ -58,7 +56,7 @@ def test_cases_are_physical_and_long_enough(model, cases):
     """Depths between 3 and 7 km, winds below 120 m/s, 20 steps of truth after each initial state."""
     assert len(cases) == 4
     for case in cases:
-        assert len(case) > 20
+        assert len(case) > STEPS
         h, u, v = case.unbind(1)
         assert h.min() > 3000
         assert h.max() < 7000
@@ -105,7 +103,7 @@ def test_solid_body_rotation_stays(simulation):
     with torch.inference_mode():
         start = world.balance(wind)[None]
         first, *_, last = (world.fields(state)[0] for state in world.run(start, days=5))
-    assert np.ptp(first[0]) > 1000  # m, between the equator and the poles
+    assert first[0].max() - first[0].min() > 1000  # m, between the equator and the poles
     torch.testing.assert_close(last[0], first[0], rtol=0, atol=0.5)
     torch.testing.assert_close(last[1:], first[1:], rtol=0, atol=0.05)
 

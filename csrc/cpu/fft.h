@@ -218,11 +218,12 @@ WX_INLINE float* position(float* work, int i) { return work + 2 * kLanes * i; }
 
 // A forward transform Z[k] = sum_n z[n] e^(-2 pi i n k / N) is fft_first, fft_middle up to the last stage, fft_last (or
 // fft_middle for that as well, which leaves Z[k] at position k). An inverse swaps real and imaginary part in get and
-// put. The stages are functions of their own so that each pass instantiates only what it brings along.
+// put. The stages are functions of their own so that each pass instantiates only what it brings along. get and put come
+// by value and hold values: through references the compiler would load pointers and strides again after every store.
 
 // The first stage: get(n) is z[n].
 template <class Get>
-__attribute__((noinline)) void fft_first(const FftPlan& plan, float* work, const Get& get) {
+__attribute__((noinline)) void fft_first(const FftPlan& plan, float* work, const Get get) {
   const FftStage& stage = plan.stage[0];
   with_radix(stage, position(work, plan.n), [&](auto r) WX_LAMBDA {
     for (int first = 0; first < plan.n; first += r.radix) {
@@ -257,7 +258,7 @@ __attribute__((noinline)) inline void fft_middle(const FftPlan& plan, float* wor
 
 // The last stage: put(k, Z[k]).
 template <class Put>
-__attribute__((noinline)) void fft_last(const FftPlan& plan, float* work, const Put& put) {
+__attribute__((noinline)) void fft_last(const FftPlan& plan, float* work, const Put put) {
   const FftStage& stage = plan.stage[plan.stages - 1];
   const int span = stage.span;
   with_radix(stage, position(work, plan.n), [&](auto r) WX_LAMBDA {
@@ -270,7 +271,7 @@ __attribute__((noinline)) void fft_last(const FftPlan& plan, float* work, const 
 }
 
 template <class Get, class Put>
-WX_INLINE void fft(const FftPlan& plan, float* work, const Get& get, const Put& put) {
+WX_INLINE void fft(const FftPlan& plan, float* work, Get get, Put put) {
   fft_first(plan, work, get);
   fft_middle(plan, work, plan.stages - 1);
   fft_last(plan, work, put);

@@ -37,7 +37,8 @@ struct SpectralFilterJob {
   const FftPlan* over_width;
   int channels, hidden;  // block_size and hidden_size rounded up to whole vectors
   int group;             // columns that go through the MLP together
-  float scale;           // of one direction: 1 / sqrt(height * width)
+  float scale, scale_rest;  // of one direction, 1 / sqrt(height * width) = scale + scale_rest: an error of the scale
+                            // alone would be the same in all modes, which add up at the origin
   // Spectrum of one (sample, block): (height, columns, 2, channels) floats.
 };
 

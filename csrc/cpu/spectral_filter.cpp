@@ -36,7 +36,9 @@ void spectral_filter(const SpectralFilter& op, int threads) {
   job.channels = round_up(op.block_size, kernel.lanes);
   job.hidden = round_up(op.hidden_size, kernel.lanes);
   job.group = static_cast<int>(std::max<int64_t>(1, kModesOfGroup / std::max<int64_t>(1, op.row_stop - op.row_start)));
-  job.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(op.height) * static_cast<double>(op.width)));
+  const double scale = 1 / std::sqrt(static_cast<double>(op.height) * static_cast<double>(op.width));
+  job.scale = static_cast<float>(scale);
+  job.scale_rest = static_cast<float>(scale - job.scale);
 
   // All threads go through the three passes of a wave of items (sample, block) together: what they share, a spectrum
   // and the part of x that it came from, then stays in the last-level cache.

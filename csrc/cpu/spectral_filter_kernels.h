@@ -99,28 +99,32 @@ inline void forward_rows(const SpectralFilterJob& job, int64_t sample, int64_t b
   const SpectralFilter& op = job.op;
   const FftPlan& plan = *job.over_width;
   const bool both = h + 1 < op.height;
-  const int64_t column = 2 * job.channels, row = op.columns * column;  // strides of the spectrum
-  const vec scale = set1(0.5f * job.scale);
+  const int64_t column = 2 * job.channels, row = op.columns * column, x_stride = op.stride_width, x_row = op.stride_height;
+  const vec scale = set1(0.5f * job.scale), scale_rest = set1(0.5f * job.scale_rest);
+  const auto scaled = [&](vec a) WX_LAMBDA { return fma(a, scale, a * scale_rest); };
   spectrum += h * row;
   with_dtype(op.dtype, [&](auto element) {
     using T = decltype(element);
     const T* x = static_cast<const T*>(op.x) + sample * op.stride_batch + h * op.stride_height + block * op.block_size;
     for_each_vector(op.block_size, [&](int c, Lanes lanes) {
       const T* first = x + c;
-      const T* second = both ? first + op.stride_height : first;
-      fft_first(plan, work, [&](int w) WX_LAMBDA {
-        return cvec{load(first + w * op.stride_width, lanes), load(second + w * op.stride_width, lanes)};
+      const T* next = c + kLanes < op.block_size ? first + kLanes : x + 2 * x_row;
+      const T* second = both ? first + x_row : first;
+      fft_first(plan, work, [=](int w) WX_LAMBDA {
+        __builtin_prefetch(next + w * x_stride);
+        __builtin_prefetch(next + w * x_stride + x_row);
+        return cvec{load(first + w * x_stride, lanes), load(second + w * x_stride, lanes)};
       });
       fft_middle(plan, work, plan.stages);
       float* to = spectrum + c;
       for (int k = 0; k < op.columns; ++k, to += column) {
         const cvec a = load_complex(position(work, k));
         const cvec b = load_complex(position(work, k == 0 ? 0 : plan.n - k));
-        store(to, (a.re + b.re) * scale);
-        store(to + job.channels, (a.im - b.im) * scale);
+        store(to, scaled(a.re + b.re));
+        store(to + job.channels, scaled(a.im - b.im));
         if (both) {
-          store(to + row, (a.im + b.im) * scale);
-          store(to + row + job.channels, (b.re - a.re) * scale);
+          store(to + row, scaled(a.im + b.im));
+          store(to + row + job.channels, scaled(b.re - a.re));
         }
       }
     });
@@ -133,7 +137,8 @@ inline void filter_columns(const SpectralFilterJob& job, const float* weights, i
   const Work work(job, base);
   const int start = static_cast<int>(op.row_start), rows = kept_rows(op);
   const int columns = static_cast<int>(op.columns - k < job.group ? op.columns - k : job.group);
-  const int64_t column = 2 * job.channels, row = op.columns * column;
+  const int channels = job.channels;
+  const int64_t column = 2 * channels, row = op.columns * column;
   spectrum += k * column;
   with_mlp(op, [&](auto mlp) {
     using Mlp = decltype(mlp);
@@ -144,12 +149,10 @@ inline void filter_columns(const SpectralFilterJob& job, const float* weights, i
         float* to = work.modes + static_cast<size_t>(j) * rows * stride + c;
         fft(
             plan, work.fft,
-            [&](int h) WX_LAMBDA {
-              return cvec{load(from + h * row), load(from + h * row + job.channels)};
-            },
-            [&](int h, cvec z) WX_LAMBDA {
+            [=](int h) WX_LAMBDA { return cvec{load(from + h * row), load(from + h * row + channels)}; },
+            [=](int h, cvec z) WX_LAMBDA {
               const int i = h - start;
-              if (0 <= i && i < rows) mlp.put(to + static_cast<size_t>(i) * stride, job.channels, z.re, z.im);
+              if (0 <= i && i < rows) Mlp::put(to + static_cast<size_t>(i) * stride, channels, z.re, z.im);
             });
       }
 
@@ -186,14 +189,14 @@ inline void filter_columns(const SpectralFilterJob& job, const float* weights, i
         float* to = spectrum + j * column + c;
         fft(
             plan, work.fft,
-            [&](int h) WX_LAMBDA {
+            [=](int h) WX_LAMBDA {
               const int i = h - start;
               if (i < 0 || i >= rows) return cvec{set1(0.0f), set1(0.0f)};
-              return cvec{load(from + i * column + job.channels), load(from + i * column)};
+              return cvec{load(from + i * column + channels), load(from + i * column)};
             },
-            [&](int h, cvec z) WX_LAMBDA {
+            [=](int h, cvec z) WX_LAMBDA {
               store(to + h * row, z.im);
-              store(to + h * row + job.channels, z.re);
+              store(to + h * row + channels, z.re);
             });
       }
   });
@@ -205,42 +208,49 @@ inline void inverse_rows(const SpectralFilterJob& job, int64_t sample, int64_t b
                          float* work) {
   const SpectralFilter& op = job.op;
   const FftPlan& plan = *job.over_width;
-  const int n = plan.n, columns = static_cast<int>(op.columns);
-  const int64_t column = 2 * job.channels, row = op.columns * column;
+  const int n = plan.n, columns = static_cast<int>(op.columns), channels = job.channels;
+  const int64_t column = 2 * channels, row = op.columns * column;
   const bool both = h + 1 < op.height;
   const int64_t second = both ? row : 0;  // a last single row is made twice, and stored once
-  const vec scale = set1(job.scale);
+  const vec scale = set1(job.scale), scale_rest = set1(job.scale_rest);
+  const auto add_scaled = [=](vec a, vec residual) WX_LAMBDA { return fma(a, scale, fma(a, scale_rest, residual)); };
   spectrum += h * row;
   with_dtype(op.dtype, [&](auto element) {
     using T = decltype(element);
-    const int64_t offset = block * op.block_size, width_stride = op.blocks * op.block_size;
-    const int64_t height_stride = op.width * width_stride;
+    const int64_t x_row = op.stride_height, x_stride = op.stride_width, offset = block * op.block_size;
+    const int64_t out_stride = op.blocks * op.block_size, out_row = op.width * out_stride;
     const T* x = static_cast<const T*>(op.x) + sample * op.stride_batch + h * op.stride_height + offset;
-    T* out = static_cast<T*>(op.out) + (sample * op.height + h) * height_stride + offset;
+    T* out = static_cast<T*>(op.out) + (sample * op.height + h) * out_row + offset;
     for_each_vector(op.block_size, [&](int c, Lanes lanes) {
       const float* from = spectrum + c;
+      const bool more = c + kLanes < op.block_size;
+      const int64_t next = more ? c + kLanes : 2 * x_row, next_out = more ? c + kLanes : 2 * out_row;
       fft(
           plan, work,
-          [&](int k) WX_LAMBDA {  // swapped, as it is the inverse
+          [=](int k) WX_LAMBDA {  // swapped, as it is the inverse
             const int mirrored = n - k;
             if (k < columns) {
               const float* a = from + k * column;
               const float* b = a + second;
               if (k == 0 || k == mirrored) return cvec{load(b), load(a)};
-              return cvec{load(a + job.channels) + load(b), load(a) - load(b + job.channels)};
+              return cvec{load(a + channels) + load(b), load(a) - load(b + channels)};
             }
             if (mirrored < columns) {
               const float* a = from + mirrored * column;
               const float* b = a + second;
-              return cvec{load(b) - load(a + job.channels), load(a) + load(b + job.channels)};
+              return cvec{load(b) - load(a + channels), load(a) + load(b + channels)};
             }
             return cvec{set1(0.0f), set1(0.0f)};
           },
-          [&](int w, cvec z) WX_LAMBDA {
-            const T* residual = x + w * op.stride_width + c;
-            T* to = out + w * width_stride + c;
-            store(to, fma(z.im, scale, load(residual, lanes)), lanes);
-            if (both) store(to + height_stride, fma(z.re, scale, load(residual + op.stride_height, lanes)), lanes);
+          [=](int w, cvec z) WX_LAMBDA {
+            const T* residual = x + w * x_stride + c;
+            T* to = out + w * out_stride + c;
+            __builtin_prefetch(x + w * x_stride + next);
+            __builtin_prefetch(x + w * x_stride + next + x_row);
+            __builtin_prefetch(out + w * out_stride + next_out, 1);
+            __builtin_prefetch(out + w * out_stride + next_out + out_row, 1);
+            store(to, add_scaled(z.im, load(residual, lanes)), lanes);
+            if (both) store(to + out_row, add_scaled(z.re, load(residual + x_row, lanes)), lanes);
           });
     });
   });

@@ -13,12 +13,7 @@ from wxkernels.models.afno import AFNONet
 from wxkernels.ops.spectral_filter import native
 
 
-BATCH_DEPENDENT = pytest.mark.xfail(
-    reason="einsum and the FFT of the reference round by the batch", strict=True
-)
-
-
-@pytest.mark.parametrize("backend", [pytest.param("reference", marks=BATCH_DEPENDENT), "native"])
+@pytest.mark.parametrize("backend", ["reference", "native"])
 def test_batch_size_changes_no_bit(backend):
     if backend == "native" and (reason := native.unavailable()):
         pytest.skip(reason)

@@ -7,20 +7,23 @@ from wxkernels import backends
 from wxkernels.errors import UserError
 from wxkernels.models import AFNONet
 
-SIZES = [
-    pytest.param({}, id="16x32"),
-    pytest.param({"img_size": (15, 30), "patch_size": (5, 5), "embed_dim": 40, "in_chans": 7}, id="odd"),
-    pytest.param({"img_size": (14, 21), "patch_size": (7, 7), "embed_dim": 36, "in_chans": 1}, id="prime"),
-    pytest.param({"img_size": (33, 66), "patch_size": (3, 3), "hidden_size_factor": 2}, id="factor 2"),
-    pytest.param({"img_size": (64, 128), "patch_size": (8, 8), "embed_dim": 96}, id="64x128"),
-    pytest.param(
-        {"img_size": (12, 20), "patch_size": (4, 2), "hard_thresholding_fraction": 0.5}, id="fraction"
-    ),
-]
+SIZES = {
+    "16x32": {},
+    "odd": {"img_size": (15, 30), "patch_size": (5, 5), "embed_dim": 40, "in_chans": 7},
+    "prime": {"img_size": (14, 21), "patch_size": (7, 7), "embed_dim": 36, "in_chans": 1},
+    "factor 2": {"img_size": (33, 66), "patch_size": (3, 3), "hidden_size_factor": 2},
+    "64x128": {"img_size": (64, 128), "patch_size": (8, 8), "embed_dim": 96},
+    "fraction": {"img_size": (12, 20), "patch_size": (4, 2), "hard_thresholding_fraction": 0.5},
+}
 
 
-@pytest.mark.parametrize("changes", SIZES)
-def test_a_member_is_the_same_in_every_batch(changes):
+@pytest.mark.parametrize(
+    ("changes", "threads"),
+    [*((size, 1) for size in SIZES.values()), (SIZES["64x128"], 2)],
+    ids=[*SIZES, "64x128, 2 threads"],
+)
+def test_a_member_is_the_same_in_every_batch(changes, threads):
+    torch.set_num_threads(threads)
     net = small(**changes)
     x = torch.randn(8, net.in_chans, *net.img_size)
     with torch.inference_mode():
@@ -31,7 +34,7 @@ def test_a_member_is_the_same_in_every_batch(changes):
         assert torch.equal(alone.flip(0), net(x.flip(0)))
 
 
-@pytest.mark.parametrize("changes", SIZES)
+@pytest.mark.parametrize("changes", SIZES.values(), ids=SIZES)
 def test_training_and_inference_compute_the_same(changes):
     net = small(**changes).double()
     x = torch.randn(2, net.in_chans, *net.img_size, dtype=torch.float64)

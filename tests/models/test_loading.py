@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests import hosts
 from tests.models import published
 from tests.models.networks import randomise, small
 from tests.models.test_checkpoint import _mdlus
@@ -65,6 +66,15 @@ def test_physicsnemo_arguments_count(tmp_path):
     model = load(tmp_path / "fcn.mdlus", variables=["t2m", "u10m", "v10m"])
     for name in ("sparsity_threshold", "hard_thresholding_fraction"):
         assert model.network.config[name] == arguments[name]
+
+
+@pytest.mark.parametrize("name", ["physicsnemo", "modulus"])
+def test_archives_that_the_hosts_wrote(tmp_path, name):
+    theirs = hosts.load(name).network(sparsity_threshold=0.02)
+    theirs.save(str(tmp_path / "a.mdlus"))  # physicsnemo writes a zip, modulus a tar
+    _statistics(tmp_path, 3)
+    model, x = load(tmp_path / "a.mdlus", variables=["t2m", "u10m", "v10m"]), torch.randn(2, 3, 48, 96)
+    torch.testing.assert_close(model.step(x), theirs(x).detach(), rtol=1e-4, atol=1e-5)
 
 
 def _field(kind, folder, heights):

@@ -9,6 +9,7 @@ from typing import Any
 import click
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from wxkernels.bench.cases import CASES, Case
@@ -107,7 +108,8 @@ def _list(cases: list[Case], device: torch.device) -> None:
         shapes = "\n".join(f"{name}: {'x'.join(map(str, s))}" for name, s in case.shapes.items())
         dtypes = "\n".join(str(d).removeprefix("torch.") for d in case.dtypes)
         here = "\n".join(
-            name if why is None else f"{name}: no, {why}" for name, why in case.backends(device).items()
+            name if why is None else escape(f"{name}: no, {why}")
+            for name, why in case.backends(device).items()
         )
         table.add_row(f"{case.name}\n{case.summary}", f"{case.axes}\n{shapes}", dtypes, here)
     Console(width=120).print(table)

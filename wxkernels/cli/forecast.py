@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from wxkernels.io import Output
 
 #: Of the shipped forecast: chosen so that spread and error agree over the five days (training/shallow_water).
-DEFAULT_LEVEL, DEFAULT_LENGTH_KM = 0.1, 1500.0
+DEFAULT_LEVEL, DEFAULT_LENGTH_KM = 0.04, 700.0
 
 
 @click.command()
@@ -95,6 +95,8 @@ def forecast(source: Path | None, model: Path | None, **options: Any) -> None:
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     case = _case(source, model, options)
+    if case.truth is None and any(report[name] for name in ("score_file", "plot", "maps")):
+        raise UserError("there is no truth to score against; give it with --truth")
     store = _store(options["output"], options["resume"])
     if shipped:
         for name, suffix in (("score_file", "-scores.csv"), ("plot", "-scores.png"), ("maps", "-maps.png")):
@@ -110,8 +112,6 @@ def forecast(source: Path | None, model: Path | None, **options: Any) -> None:
     )
     with backends.use(options["backend"]) if options["backend"] else nullcontext():
         result, scorer = _run(case, store, options, report["weights"])
-    for stopped in result.stopped:
-        click.echo(f"warning: {stopped}", err=True)
     console.print(
         f"{result.member_steps} member-steps in {result.seconds:.1f} s, {result.speed:.3g} a second;"
         f" written: {store}",
@@ -122,7 +122,7 @@ def forecast(source: Path | None, model: Path | None, **options: Any) -> None:
 
         to_netcdf(store, options["netcdf"])
         console.print(f"written: {options['netcdf']}", soft_wrap=True)
-    _score(case, store, options, report, scorer)
+    _score(case, store, report, scorer)
 
 
 def _case(source: Path | None, model: Path | None, options: dict[str, Any]) -> Case:
@@ -166,7 +166,7 @@ def _run(case: Case, store: Path, options: dict[str, Any], weights: str) -> tupl
     device, batch_size = torch_device(options["device"]), _batch_size(options["batch_size"])
     perturbation, output = _perturbation(options), _output(options)
     scorer = None
-    if case.truth is not None and not options["resume"]:  # a resumed run is scored from its store
+    if case.truth is not None:
         scorer = Scorer(
             case.truth,
             init_time=case.initial_time,
@@ -282,23 +282,10 @@ def _provenance(case: Case, options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _score(
-    case: Case, store: Path, options: dict[str, Any], report: dict[str, Any], scorer: Any | None
-) -> None:
+def _score(case: Case, store: Path, report: dict[str, Any], scorer: Any | None) -> None:
     """Table, files and pictures of the scores, where there is a truth."""
-    if case.truth is None:
-        asked = [name for name in ("score_file", "plot", "maps") if report[name] is not None]
-        if asked:
-            raise UserError("there is no truth to score against; give it with --truth")
+    if case.truth is None or scorer is None:
         return
     from wxkernels.io import open_forecast
-    from wxkernels.verification import verify
 
-    stored = open_forecast(store)
-    if scorer is not None:
-        found = scorer.result()
-    elif options["statistics_only"]:
-        raise UserError("a resumed run is scored from its store, and this one keeps statistics only")
-    else:
-        found = verify(store, case.truth, climatology=case.climatology, weights=report["weights"])
-    scores.show(found, stored, case.truth, **report)
+    scores.show(scorer.result(), open_forecast(store), case.truth, **report)

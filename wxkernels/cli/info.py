@@ -5,6 +5,7 @@ import platform
 import click
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import wxkernels
@@ -31,5 +32,5 @@ def info() -> None:
         console.print(f"cuda:{i}: {device_name(device)}, {backends.device_architecture(device)}")
     table = Table("op", "backend", "on this machine")
     for op, backend, state in backends.table():
-        table.add_row(op, backend, state)
+        table.add_row(op, backend, escape(state))
     console.print(table)

@@ -89,8 +89,10 @@ def print_table(
     columns = {
         key: heading for key, heading in _COLUMNS.items() if dataset[key].sel(variable=shown).notnull().any()
     }
-    table = Table(title=_title(dataset), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("variable")
+    table = Table(
+        title=_title(dataset), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    table.add_column("variable", no_wrap=True)
     table.add_column("lead", justify="right", no_wrap=True)
     for heading in columns.values():
         table.add_column(heading, justify="right", no_wrap=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wxkernels.bench.cases.spectral_filter import flops as filter_flops
-from wxkernels.bench.engine import Problem, Variant
+from wxkernels.bench.engine import Call, Problem, Variant
 from wxkernels.errors import UserError
 from wxkernels.patching import patch
 
@@ -47,7 +47,7 @@ def problem(
             patch(network)
         elif name == "compiled":
             network = torch.compile(copy.deepcopy(published), dynamic=False)  # type: ignore[assignment]
-        variants.append(Variant(name, lambda x, f=network: f(*x), plain=name != "patched"))
+        variants.append(Variant(name, _call(network), plain=name != "patched"))
     parameters = sum(w.nbytes for w in published.parameters())
     N = (H // p) * (W // p)
     return Problem(
@@ -92,8 +92,12 @@ def _published(shape: tuple[int, ...]) -> nn.Module:
         ).eval()
 
 
+def _call(network: nn.Module) -> Call:
+    return lambda tensors: network(*tensors)
+
+
 def _exact(network: nn.Module, tensors: Sequence[Tensor]) -> Tensor:
-    """The network in float64. Its layers cast to float32 on the way, so the patched double runs the reference."""
+    """The network in float64: its own filters cast to float32 on the way, patched ones run the reference."""
     double = copy.deepcopy(network).double()
     patch(double)
     return double(*(t.double() for t in tensors))
