@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds that a user may make: without nvcc on the path, and WXKERNELS_CUDA=ON without it, which must fail loudly.
-# Then the package is imported where Triton is absent. Usage: ci/builds.sh [DIR]
+# Then the package is imported where Triton is absent, and makes the default forecast. Usage: ci/builds.sh [DIR]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 dir=${1:-$(mktemp -d)}
@@ -14,8 +14,8 @@ if PATH=$path command -v nvcc >/dev/null; then
 fi
 
 python3 -m venv "$dir/venv"
-env -u CUDACXX -u CUDA_HOME PATH="$path" "$dir/venv/bin/pip" install -q -c constraints.txt .
-"$dir/venv/bin/python" - <<'PYTHON'
+env -u CUDACXX -u CUDA_HOME PATH="$path" "$dir/venv/bin/pip" install -q -c constraints.txt '.[plot]'
+"$dir/venv/bin/python" -P - <<'PYTHON'
 import importlib.util
 import sys
 
@@ -31,6 +31,7 @@ assert _native.core.build_info()["cuda"] in (None, "", False), _native.core.buil
 assert any(name == "triton" and state != "runs" for _, name, state in backends.table())
 print("without nvcc and triton: builds, imports, native kernels run")
 PYTHON
+(cd "$dir" && venv/bin/wxkernels forecast --no-progress | tail -n 4 && ls -d forecast.zarr forecast-*)
 
 if env -u CUDACXX -u CUDA_HOME PATH="$path" WXKERNELS_CUDA=ON \
     "$dir/venv/bin/pip" wheel -q --no-deps -w "$dir/wheels" . >"$dir/on.log" 2>&1; then

@@ -27,9 +27,10 @@ wxkernels::Dtype dtype_of(const std::string& name) {
 
 using Shape = std::tuple<int64_t, int64_t, int64_t, int64_t>;
 
-void spectral_filter(std::uintptr_t x, std::uintptr_t out, const std::string& dtype, Shape shape, Shape strides,
-                     int64_t blocks, int64_t hidden_size, std::uintptr_t w1, std::uintptr_t b1, std::uintptr_t w2,
-                     std::uintptr_t b2, float threshold, std::tuple<int64_t, int64_t, int64_t> kept, int threads) {
+void spectral_filter(std::uintptr_t x, std::uintptr_t out, const std::string& dtype, Shape shape,
+                     Shape strides, int64_t blocks, int64_t hidden_size, std::uintptr_t w1, std::uintptr_t b1,
+                     std::uintptr_t w2, std::uintptr_t b2, float threshold,
+                     std::tuple<int64_t, int64_t, int64_t> kept, int threads) {
   wxkernels::SpectralFilter op;
   int64_t channels, stride_channel;
   op.x = pointer<const void>(x);
@@ -81,8 +82,8 @@ py::dict build_info() {
 PYBIND11_MODULE(_core, m) {
   m.doc() = "Compiled kernels of wxkernels: addresses, sizes and strides in, nothing of PyTorch.";
   m.def("spectral_filter", &spectral_filter, py::arg("x"), py::arg("out"), py::arg("dtype"), py::arg("shape"),
-        py::arg("strides"), py::arg("blocks"), py::arg("hidden_size"), py::arg("w1"), py::arg("b1"), py::arg("w2"),
-        py::arg("b2"), py::arg("threshold"), py::arg("kept"), py::arg("threads"));
+        py::arg("strides"), py::arg("blocks"), py::arg("hidden_size"), py::arg("w1"), py::arg("b1"),
+        py::arg("w2"), py::arg("b2"), py::arg("threshold"), py::arg("kept"), py::arg("threads"));
   m.def("isa", &wxkernels::isa, "The instruction set in force.");
   m.def("set_isa", &wxkernels::set_isa, py::arg("name"), "ValueError where it does not run here.");
   m.def("isas", &wxkernels::runnable_isas, "Instruction sets that were built and run here, lowest first.");

@@ -97,10 +97,9 @@ def use(name: str) -> Iterator[None]:
 
 @contextmanager
 def use_isa(name: str) -> Iterator[None]:
-    """Hold the CPU kernels to the instruction set "scalar", "avx2" or "avx512" inside the block.
+    """Hold the CPU kernels to "scalar", "avx2", "avx512" or "avx512_bf16" inside the block, in all threads.
 
-    For the whole process, not one thread. ValueError where the machine lacks it. The environment variable
-    WXKERNELS_ISA does the same from the start.
+    The environment variable WXKERNELS_ISA does the same from the start. ValueError where there is none.
     """
     if _native.core is None:
         raise RuntimeError(_native.reason)
@@ -110,6 +109,18 @@ def use_isa(name: str) -> Iterator[None]:
         yield
     finally:
         _native.core.set_isa(before)
+
+
+def check_environment() -> None:
+    """UserError where WXKERNELS_BACKEND or WXKERNELS_ISA asks for what cannot run here."""
+    if name := os.environ.get("WXKERNELS_BACKEND"):
+        with use(name):
+            pass
+    if _native.core is not None:
+        try:
+            _native.core.isa()
+        except ValueError as error:
+            raise UserError(f"WXKERNELS_ISA: {error}") from None
 
 
 def device_architecture(device: torch.device) -> str:

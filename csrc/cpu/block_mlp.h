@@ -1,5 +1,6 @@
-// The complex block MLP on the modes of a few columns: o1 = relu(x w1 + b1), o2 = softshrink(o1 w2 + b2), relu and
-// softshrink on real and imaginary part alone. Each product is a real matrix product tiled in registers.
+// The complex block MLP on the modes of a few columns: o1 = relu(x w1 + b1), o2 = softshrink(o1 w2 + b2),
+// relu and softshrink on real and imaginary part alone. Each product is a real matrix product tiled in
+// registers.
 #pragma once
 
 #include "cpu/simd.h"
@@ -26,15 +27,16 @@ struct Layer {
 };
 
 WX_INLINE vec relu(vec a) { return max(set1(0.0f), a); }  // keeps a NaN
-WX_INLINE vec softshrink(vec a, vec threshold) {       // keeps a NaN
+WX_INLINE vec softshrink(vec a, vec threshold) {          // keeps a NaN
   return a - max(set1(0.0f) - threshold, min(threshold, a));
 }
 
-// Inputs that are summed before the sum joins the total. One long sum would round more, and the three products of
-// Gauss already do: so the error stays near that of four products.
+// Inputs that are summed before the sum joins the total. One long sum would round more, and the three
+// products of Gauss already do: so the error stays near that of four products.
 constexpr int kRun = 32;
 
-// finish(row, n, start(row, n) + sum) for a kTileRows x VECS tile of in (modes x inputs) * weights (inputs x VECS vectors).
+// finish(row, n, start(row, n) + sum) for a kTileRows x VECS tile of in (modes x inputs) * weights (inputs x
+// VECS vectors).
 template <int VECS, class Element, class Start, class Accumulate, class Finish>
 WX_INLINE void tile(const Element* in, int stride, const Element* weights, int inputs, const Start& start,
                     const Accumulate& accumulate, const Finish& finish, float* total) {
@@ -42,9 +44,8 @@ WX_INLINE void tile(const Element* in, int stride, const Element* weights, int i
     const int stop = inputs - done > kRun ? done + kRun : inputs;
     const bool first = done == 0;
     vec sum[kTileRows][VECS];
-    unroll<kTileRows>([&](auto row) WX_LAMBDA {
-      unroll<VECS>([&](auto n) WX_LAMBDA { sum[row][n] = set1(0.0f); });
-    });
+    unroll<kTileRows>([&](auto row)
+                          WX_LAMBDA { unroll<VECS>([&](auto n) WX_LAMBDA { sum[row][n] = set1(0.0f); }); });
     for (; done < stop; ++done) {
       decltype(load(weights)) w[VECS];
       unroll<VECS>([&](auto n) WX_LAMBDA { w[n] = load(weights + n * kLanes); });
@@ -83,7 +84,8 @@ WX_INLINE void for_each_panel(int width, const F& f) {
 
 // Three real products make a complex one (Gauss): with t = (re + im) w_re,
 //   out_re = t - im (w_re + w_im),  out_im = t + re (w_im - w_re).
-// A row of modes is (re, im, re + im), each of the padded width. The sums run on from t, so nothing is added twice.
+// A row of modes is (re, im, re + im), each of the padded width. The sums run on from t, so nothing is added
+// twice.
 struct Gauss {
   static constexpr int kParts = 3;
 
@@ -98,7 +100,8 @@ struct Gauss {
               *to = 0;
               continue;
             }
-            const float a = re[static_cast<int64_t>(i) * outputs + o], b = im[static_cast<int64_t>(i) * outputs + o];
+            const float a = re[static_cast<int64_t>(i) * outputs + o],
+                        b = im[static_cast<int64_t>(i) * outputs + o];
             *to = part == 0 ? a : part == 1 ? -(a + b) : b - a;
           }
     });
@@ -124,8 +127,10 @@ struct Gauss {
         const float* in = layer.in + static_cast<size_t>(m) * layer.in_stride + 2 * in_width;
         float* half = layer.half_sums + static_cast<size_t>(m) * kPanel;
         tile<vecs>(
-            in, layer.in_stride, weights, layer.inputs, [](int, int) WX_LAMBDA { return set1(0.0f); }, accumulate,
-            [&](int row, int n, vec sum) WX_LAMBDA { store(half + row * kPanel + n * kLanes, sum); }, layer.total);
+            in, layer.in_stride, weights, layer.inputs, [](int, int) WX_LAMBDA { return set1(0.0f); },
+            accumulate,
+            [&](int row, int n, vec sum) WX_LAMBDA { store(half + row * kPanel + n * kLanes, sum); },
+            layer.total);
       }
       const float* bias_re = layer.bias + first;
       for (int m = 0; m < layer.modes; m += kTileRows) {
@@ -134,13 +139,11 @@ struct Gauss {
         float* out = layer.out + static_cast<size_t>(m) * layer.out_stride + first;
         tile<vecs>(
             in, layer.in_stride, weights + part, layer.inputs,
-            [&](int row, int n) WX_LAMBDA {
-              return load(half + row * kPanel + n * kLanes) + load(bias_re + n * kLanes);
-            },
+            [&](int row, int n)
+                WX_LAMBDA { return load(half + row * kPanel + n * kLanes) + load(bias_re + n * kLanes); },
             accumulate,
-            [&](int row, int n, vec sum) WX_LAMBDA {
-              store(out + row * layer.out_stride + n * kLanes, activate(sum));
-            },
+            [&](int row, int n, vec sum)
+                WX_LAMBDA { store(out + row * layer.out_stride + n * kLanes, activate(sum)); },
             layer.total);
       }
       const float* bias_im = bias_re + layer.out_width;
@@ -150,9 +153,8 @@ struct Gauss {
         float* out = layer.out + static_cast<size_t>(m) * layer.out_stride + first;
         tile<vecs>(
             in, layer.in_stride, weights + 2 * part, layer.inputs,
-            [&](int row, int n) WX_LAMBDA {
-              return load(half + row * kPanel + n * kLanes) + load(bias_im + n * kLanes);
-            },
+            [&](int row, int n)
+                WX_LAMBDA { return load(half + row * kPanel + n * kLanes) + load(bias_im + n * kLanes); },
             accumulate,
             [&](int row, int n, vec sum) WX_LAMBDA {
               float* to = out + row * layer.out_stride + n * kLanes;
@@ -169,8 +171,8 @@ struct Gauss {
 
 #if defined(__AVX512BF16__)
 
-// Modes and weights rounded to bfloat16, sums in float32. A mode is a pair (re, im) in one lane, so that a single dot
-// product instruction does re w_re - im w_im, and another re w_im + im w_re.
+// Modes and weights rounded to bfloat16, sums in float32. A mode is a pair (re, im) in one lane, so that a
+// single dot product instruction does re w_re - im w_im, and another re w_im + im w_re.
 struct PairDot {
   static constexpr int kParts = 1;
 
@@ -213,7 +215,9 @@ struct PairDot {
         tile<vecs>(
             all_in + static_cast<size_t>(m) * layer.in_stride, layer.in_stride, weights, layer.inputs,
             [&](int, int n) WX_LAMBDA { return load(bias_re + n * kLanes); }, accumulate,
-            [&](int row, int n, vec sum) WX_LAMBDA { store(half + row * kPanel + n * kLanes, activate(sum)); }, layer.total);
+            [&](int row, int n, vec sum)
+                WX_LAMBDA { store(half + row * kPanel + n * kLanes, activate(sum)); },
+            layer.total);
       }
       for (int m = 0; m < layer.modes; m += kTileRows) {
         const float* half = layer.half_sums + static_cast<size_t>(m) * kPanel;

@@ -1,5 +1,5 @@
-// Mixed-radix complex FFT of n points, one transform a lane. The first stage reads its input and the last writes its
-// output through functions, so that packing, conversion and scaling cost no pass of their own.
+// Mixed-radix complex FFT of n points, one transform a lane. The first stage reads its input and the last
+// writes its output through functions, so that packing, conversion and scaling cost no pass of their own.
 #pragma once
 
 #include "cpu/simd.h"
@@ -12,11 +12,10 @@ struct cvec {
 
 WX_INLINE cvec operator+(cvec a, cvec b) { return {a.re + b.re, a.im + b.im}; }
 WX_INLINE cvec operator-(cvec a, cvec b) { return {a.re - b.re, a.im - b.im}; }
-WX_INLINE cvec times(cvec a, vec re, vec im) {
-  return {fnma(a.im, im, a.re * re), fma(a.im, re, a.re * im)};
-}
+WX_INLINE cvec times(cvec a, vec re, vec im) { return {fnma(a.im, im, a.re * re), fma(a.im, re, a.re * im)}; }
 
-// cos and sin of 2 pi k / n by Taylor series: exact to 1e-15 for |k / n| <= 1/2, which rounds to the right float.
+// cos and sin of 2 pi k / n by Taylor series: exact to 1e-15 for |k / n| <= 1/2, which rounds to the right
+// float.
 struct Angle {
   double cosine, sine;
 };
@@ -104,7 +103,8 @@ WX_INLINE void dft(cvec (&z)[R]) {
     });
   } else {
     constexpr int A = split(R), B = R / A;
-    constexpr bool coprime = greatest_common_divisor(A, B) == 1;  // then no rotations stand between the two steps
+    constexpr bool coprime =
+        greatest_common_divisor(A, B) == 1;  // then no rotations stand between the two steps
     cvec t[R];
     unroll<B>([&](auto b) WX_LAMBDA {
       cvec u[A];
@@ -139,7 +139,8 @@ struct FixedRadix {
   }
 };
 
-// Any odd radix by its definition, the inputs n and R - n paired; sums in runs of eight keep the rounding low.
+// Any odd radix by its definition, the inputs n and R - n paired; sums in runs of eight keep the rounding
+// low.
 struct AnyRadix {
   int radix;
   const float* roots;
@@ -187,19 +188,32 @@ struct AnyRadix {
 template <class F>
 WX_INLINE void with_radix(const FftStage& stage, float* work, const F& f) {
   switch (stage.radix) {
-    case 1: return f(FixedRadix<1>{});
-    case 2: return f(FixedRadix<2>{});
-    case 3: return f(FixedRadix<3>{});
-    case 4: return f(FixedRadix<4>{});
-    case 5: return f(FixedRadix<5>{});
-    case 6: return f(FixedRadix<6>{});
-    case 7: return f(FixedRadix<7>{});
-    case 8: return f(FixedRadix<8>{});
-    case 9: return f(FixedRadix<9>{});
-    case 10: return f(FixedRadix<10>{});
-    case 12: return f(FixedRadix<12>{});
-    case 15: return f(FixedRadix<15>{});
-    default: return f(AnyRadix{stage.radix, stage.roots, work});
+    case 1:
+      return f(FixedRadix<1>{});
+    case 2:
+      return f(FixedRadix<2>{});
+    case 3:
+      return f(FixedRadix<3>{});
+    case 4:
+      return f(FixedRadix<4>{});
+    case 5:
+      return f(FixedRadix<5>{});
+    case 6:
+      return f(FixedRadix<6>{});
+    case 7:
+      return f(FixedRadix<7>{});
+    case 8:
+      return f(FixedRadix<8>{});
+    case 9:
+      return f(FixedRadix<9>{});
+    case 10:
+      return f(FixedRadix<10>{});
+    case 12:
+      return f(FixedRadix<12>{});
+    case 15:
+      return f(FixedRadix<15>{});
+    default:
+      return f(AnyRadix{stage.radix, stage.roots, work});
   }
 }
 
@@ -216,10 +230,11 @@ WX_INLINE void store_complex(float* p, cvec z) {
 
 WX_INLINE float* position(float* work, int i) { return work + 2 * kLanes * i; }
 
-// A forward transform Z[k] = sum_n z[n] e^(-2 pi i n k / N) is fft_first, fft_middle up to the last stage, fft_last (or
-// fft_middle for that as well, which leaves Z[k] at position k). An inverse swaps real and imaginary part in get and
-// put. The stages are functions of their own so that each pass instantiates only what it brings along. get and put come
-// by value and hold values: through references the compiler would load pointers and strides again after every store.
+// A forward transform Z[k] = sum_n z[n] e^(-2 pi i n k / N) is fft_first, fft_middle up to the last stage,
+// fft_last (or fft_middle for that as well, which leaves Z[k] at position k). An inverse swaps real and
+// imaginary part in get and put. The stages are functions of their own so that each pass instantiates only
+// what it brings along. get and put come by value and hold values: through references the compiler would load
+// pointers and strides again after every store.
 
 // The first stage: get(n) is z[n].
 template <class Get>

@@ -7,9 +7,10 @@
 namespace wxkernels {
 namespace {
 
-// Operations a point of a butterfly, and of its twiddles and memory traffic, by radix: those unrolled in fft.h.
-const std::map<int, double> kCost = {{2, 2},  {3, 5},  {4, 4},   {5, 8},   {6, 7},   {7, 12},
-                                     {8, 7},  {9, 12}, {10, 10}, {12, 10}, {15, 14}};
+// Operations a point of a butterfly, and of its twiddles and memory traffic, by radix: those unrolled in
+// fft.h.
+const std::map<int, double> kCost = {{2, 2}, {3, 5},  {4, 4},   {5, 8},   {6, 7},  {7, 12},
+                                     {8, 7}, {9, 12}, {10, 10}, {12, 10}, {15, 14}};
 constexpr double kStageCost = 9;
 
 struct Factors {
@@ -52,7 +53,8 @@ FftPlanner::FftPlanner(int n) {
   std::map<int, Factors> known;
   std::vector<int> radices = factorise(n, known).radices;
   std::sort(radices.rbegin(), radices.rend());
-  while (radices.size() < 2) radices.insert(radices.begin(), 1);  // a first stage that reads and a last that writes
+  while (radices.size() < 2)
+    radices.insert(radices.begin(), 1);  // a first stage that reads and a last that writes
 
   source_ = {0};
   int span = 1;
@@ -60,7 +62,8 @@ FftPlanner::FftPlanner(int n) {
     FftStage stage{radix, span, nullptr, nullptr};
     tables_.emplace_back();
     for (int j = 0; j < span; ++j)
-      for (int q = 1; q < radix; ++q) push_root(tables_.back(), static_cast<int64_t>(j) * q, int64_t{span} * radix);
+      for (int q = 1; q < radix; ++q)
+        push_root(tables_.back(), static_cast<int64_t>(j) * q, int64_t{span} * radix);
     stage.twiddle = tables_.back().data();
     tables_.emplace_back();
     for (int k = 0; k < radix; ++k) push_root(tables_.back(), k, radix);
@@ -75,8 +78,8 @@ FftPlanner::FftPlanner(int n) {
       for (const int position : source_) wider.push_back(position * *radix + q);
     source_ = std::move(wider);
   }
-  plan_ = {n, static_cast<int>(stages_.size()), *std::max_element(radices.begin(), radices.end()), stages_.data(),
-           source_.data()};
+  plan_ = {n, static_cast<int>(stages_.size()), *std::max_element(radices.begin(), radices.end()),
+           stages_.data(), source_.data()};
 }
 
 }  // namespace wxkernels

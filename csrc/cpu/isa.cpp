@@ -14,13 +14,15 @@ struct Isa {
   bool runs;
 };
 
-// Lowest first. __builtin_cpu_supports asks the processor and whether the operating system saves the registers.
+// Lowest first. __builtin_cpu_supports asks the processor and whether the operating system saves the
+// registers.
 const std::vector<Isa>& isas() {
   static const std::vector<Isa> all = [] {
     std::vector<Isa> list = {{&kernels_scalar, true}};
 #if defined(WX_X86)
     __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    const bool avx2 =
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     list.push_back({&kernels_avx2, avx2});
@@ -38,7 +40,8 @@ const Kernels* named(const std::string& name) {
     if (isa.runs && isa.kernels->isa == name) return isa.kernels;
     if (isa.runs) names += (names.empty() ? "" : ", ") + std::string(isa.kernels->isa);
   }
-  throw std::invalid_argument("instruction set \"" + name + "\" does not run on this machine; choose one of " + names);
+  throw std::invalid_argument("instruction set \"" + name +
+                              "\" does not run on this machine; choose one of " + names);
 }
 
 std::atomic<const Kernels*> in_force{nullptr};

@@ -13,7 +13,8 @@ namespace WX_ISA {
 constexpr int kSums = 12;  // enough to hide the latency of any of these instructions
 
 template <class Multiplier, class Step>
-inline int64_t rounds_of(int64_t rounds, float* values, Multiplier factor, const Step& step, int flops_a_lane) {
+inline int64_t rounds_of(int64_t rounds, float* values, Multiplier factor, const Step& step,
+                         int flops_a_lane) {
   vec sum[kSums];
   unroll<kSums>([&](auto i) WX_LAMBDA { sum[i] = set1(values[i]); });
   for (int64_t round = 0; round < rounds; ++round)
@@ -23,7 +24,8 @@ inline int64_t rounds_of(int64_t rounds, float* values, Multiplier factor, const
 }
 
 inline int64_t float32_rounds(int64_t rounds, float* values) {
-  return rounds_of(rounds, values, set1(values[0]), [](vec sum, vec a) WX_LAMBDA { return fma(sum, a, a); }, 2);
+  return rounds_of(
+      rounds, values, set1(values[0]), [](vec sum, vec a) WX_LAMBDA { return fma(sum, a, a); }, 2);
 }
 
 inline int64_t bfloat16_rounds(int64_t rounds, float* values) {

@@ -1,5 +1,5 @@
-// What the driver (compiled for the base target) and the kernels (compiled once an instruction set) share: plain
-// data only, so that no code is emitted twice with different instructions.
+// What the driver (compiled for the base target) and the kernels (compiled once an instruction set) share:
+// plain data only, so that no code is emitted twice with different instructions.
 #pragma once
 
 #include <cstddef>
@@ -24,10 +24,10 @@ struct FftStage {
 };
 
 struct FftPlan {
-  int n, stages;          // at least two stages
-  int widest;             // largest radix
+  int n, stages;  // at least two stages
+  int widest;     // largest radix
   const FftStage* stage;
-  const int* source;      // (n,): which input the first stage reads at each position
+  const int* source;  // (n,): which input the first stage reads at each position
 };
 
 // One call as the kernels see it. A channel block is padded to whole vectors in all scratch memory.
@@ -36,9 +36,10 @@ struct SpectralFilterJob {
   const FftPlan* over_height;
   const FftPlan* over_width;
   int channels, hidden;  // block_size and hidden_size rounded up to whole vectors
-  int group;             // columns that go through the MLP together
-  float scale, scale_rest;  // of one direction, 1 / sqrt(height * width) = scale + scale_rest: an error of the scale
-                            // alone would be the same in all modes, which add up at the origin
+  bool streams;  // out is larger than the caches and whole lines of it are written: no use to keep them
+  int group;     // columns that go through the MLP together
+  float scale, scale_rest;  // of one direction, 1 / sqrt(height * width) = scale + scale_rest: an error of
+                            // the scale alone would be the same in all modes, which add up at the origin
   // Spectrum of one (sample, block): (height, columns, 2, channels) floats.
 };
 
@@ -49,18 +50,23 @@ struct SpectralFilterKernels {
   size_t (*work_size)(const SpectralFilterJob&);
   void (*pack_weights)(const SpectralFilterJob&, int64_t block, float* weights);
   // Rows h and h + 1 (where there is one): x -> spectrum over the width.
-  void (*forward_rows)(const SpectralFilterJob&, int64_t sample, int64_t block, int64_t h, float* spectrum, float* work);
-  // Columns k .. k + group - 1: transform over the height, block MLP, softshrink, inverse transform, in place.
-  void (*filter_columns)(const SpectralFilterJob&, const float* weights, int64_t k, float* spectrum, float* work);
+  void (*forward_rows)(const SpectralFilterJob&, int64_t sample, int64_t block, int64_t h, float* spectrum,
+                       float* work);
+  // Columns k .. k + group - 1: transform over the height, block MLP, softshrink, inverse transform, in
+  // place.
+  void (*filter_columns)(const SpectralFilterJob&, const float* weights, int64_t k, float* spectrum,
+                         float* work);
   // Rows h and h + 1: spectrum -> out, plus x.
-  void (*inverse_rows)(const SpectralFilterJob&, int64_t sample, int64_t block, int64_t h, const float* spectrum, float* work);
+  void (*inverse_rows)(const SpectralFilterJob&, int64_t sample, int64_t block, int64_t h,
+                       const float* spectrum, float* work);
 };
 
 // Everything that is compiled once an instruction set.
 struct Kernels {
   const char* isa;
   SpectralFilterKernels spectral_filter;
-  // Arithmetic on registers alone: does `rounds` rounds and returns the FLOPs of one; 0 where there is no instruction.
+  // Arithmetic on registers alone: does `rounds` rounds and returns the FLOPs of one; 0 where there is no
+  // instruction.
   int64_t (*float32_rounds)(int64_t rounds, float* values);
   int64_t (*bfloat16_rounds)(int64_t rounds, float* values);
 };

@@ -2,8 +2,10 @@
 
 #include <pthread.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <cstdint>
 #include <cstdlib>
 #include <new>
 
@@ -16,6 +18,17 @@ std::atomic<Runtime*> the_runtime{nullptr};
 
 }  // namespace
 
+void prefer_huge_pages(void* memory, size_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  const auto start = reinterpret_cast<std::uintptr_t>(memory);
+  const std::uintptr_t page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  const std::uintptr_t first = (start + page - 1) / page * page, last = (start + bytes) / page * page;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+  (void)memory, (void)bytes;
+#endif
+}
+
 Scratch::~Scratch() { std::free(data_); }
 
 float* Scratch::reserve(size_t floats) {
@@ -26,9 +39,7 @@ float* Scratch::reserve(size_t floats) {
   const size_t bytes = (floats * sizeof(float) + kHugePage - 1) / kHugePage * kHugePage;
   data_ = static_cast<float*>(std::aligned_alloc(kHugePage, bytes));
   if (data_ == nullptr) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-  madvise(data_, bytes, MADV_HUGEPAGE);  // a wish: columns lie pages apart
-#endif
+  prefer_huge_pages(data_, bytes);  // columns lie pages apart
   floats_ = bytes / sizeof(float);
   return data_;
 }

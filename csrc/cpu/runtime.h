@@ -10,6 +10,10 @@
 
 namespace wxkernels {
 
+// Asks for huge pages where the memory has not been touched yet: it is then faulted in by 2 MiB, not by 4
+// KiB.
+void prefer_huge_pages(void* memory, size_t bytes);
+
 // Floats aligned to a cache line, which grow and never shrink.
 class Scratch {
  public:
@@ -24,7 +28,8 @@ class Scratch {
   size_t floats_ = 0;
 };
 
-// What calls share. After a fork the child starts with a new one: its threads are gone, its locks may be held.
+// What calls share. After a fork the child starts with a new one: its threads are gone, its locks may be
+// held.
 class Runtime {
  public:
   static Runtime& instance();

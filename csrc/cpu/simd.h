@@ -1,6 +1,6 @@
-// Vectors of the instruction set that this translation unit is compiled for (WX_ISA names it). Everything lives in a
-// namespace of that name and nothing of the standard library that has code is included: an inline function compiled
-// for AVX-512 must never be the one that the linker keeps for all.
+// Vectors of the instruction set that this translation unit is compiled for (WX_ISA names it). Everything
+// lives in a namespace of that name and nothing of the standard library that has code is included: an inline
+// function compiled for AVX-512 must never be the one that the linker keeps for all.
 #pragma once
 
 #include <cstdint>
@@ -72,6 +72,11 @@ WX_INLINE vec fnma(vec a, vec b, vec c) { return _mm512_fnmadd_ps(a, b, c); }
 WX_INLINE vec max(vec a, vec b) { return _mm512_max_ps(a, b); }  // b where either is NaN
 WX_INLINE vec min(vec a, vec b) { return _mm512_min_ps(a, b); }  // b where either is NaN
 
+// A whole cache line past the caches: it is not read first, and x stays in them.
+constexpr bool kStreams = true;
+WX_INLINE void stream(float* p, vec a) { _mm512_stream_ps(p, a); }
+WX_INLINE void end_streams() { _mm_sfence(); }
+
 WX_INLINE vec load(const float* p, Lanes n) { return _mm512_maskz_loadu_ps(n.mask, p); }
 WX_INLINE void store(float* p, vec a, Lanes n) { _mm512_mask_storeu_ps(p, n.mask, a); }
 
@@ -124,7 +129,8 @@ constexpr int kTileRows = 6, kTileVecs = 2;  // 12 sums, 2 weights, 1 input of 1
 struct Lanes {
   int n;
   __m256i mask;
-  explicit Lanes(int n) : n(n), mask(_mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))) {}
+  explicit Lanes(int n)
+      : n(n), mask(_mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))) {}
 };
 
 WX_INLINE vec set1(float a) { return _mm256_set1_ps(a); }
@@ -193,7 +199,8 @@ WX_INLINE vec min(vec a, vec b) { return a < b ? a : b; }
 WX_INLINE float to_float(float a) { return a; }
 WX_INLINE float to_float(bf16 a) { return bits_float(static_cast<uint32_t>(a.bits) << 16); }
 WX_INLINE float to_float(f16 a) {
-  const uint32_t sign = static_cast<uint32_t>(a.bits & 0x8000) << 16, rest = static_cast<uint32_t>(a.bits & 0x7fff) << 13;
+  const uint32_t sign = static_cast<uint32_t>(a.bits & 0x8000) << 16,
+                 rest = static_cast<uint32_t>(a.bits & 0x7fff) << 13;
   // Exponent 31 (infinity, NaN) moves to 255; the product rescales all others, subnormal ones too.
   const float value = rest >= 0x0f800000 ? bits_float(rest | 0x7f800000) : bits_float(rest) * 0x1p112f;
   return bits_float(float_bits(value) | sign);
@@ -229,6 +236,12 @@ WX_INLINE void store(T* p, vec a, Lanes n) {
   for (int i = 0; i < n.n; ++i) from_float(a[i], p[i]);
 }
 
+#endif
+
+#if !defined(__AVX512F__)  // a vector is less than a cache line
+constexpr bool kStreams = false;
+WX_INLINE void stream(float*, vec) {}
+WX_INLINE void end_streams() {}
 #endif
 
 }  // namespace wxkernels::WX_ISA

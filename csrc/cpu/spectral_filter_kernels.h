@@ -9,7 +9,9 @@ namespace wxkernels::WX_ISA {
 inline int kept_rows(const SpectralFilter& op) { return static_cast<int>(op.row_stop - op.row_start); }
 
 // Rows of the MLP's tiles: all kept modes of a group of columns, padded to whole register tiles.
-inline int tile_modes(const SpectralFilterJob& job) { return round_up(job.group * kept_rows(job.op), kTileRows); }
+inline int tile_modes(const SpectralFilterJob& job) {
+  return round_up(job.group * kept_rows(job.op), kTileRows);
+}
 
 inline size_t layer_weights(const SpectralFilterJob& job, int64_t inputs, int width) {
   (void)job;
@@ -17,11 +19,13 @@ inline size_t layer_weights(const SpectralFilterJob& job, int64_t inputs, int wi
 }
 
 inline size_t weights_size(const SpectralFilterJob& job) {
-  return layer_weights(job, job.op.block_size, job.hidden) + layer_weights(job, job.op.hidden_size, job.channels) +
+  return layer_weights(job, job.op.block_size, job.hidden) +
+         layer_weights(job, job.op.hidden_size, job.channels) +
          2 * static_cast<size_t>(job.hidden + job.channels);
 }
 
-// Work space of a thread: FFT, then the tile of modes, the tile of hidden modes, sums of a panel and of a register tile.
+// Work space of a thread: FFT, then the tile of modes, the tile of hidden modes, sums of a panel and of a
+// register tile.
 struct Work {
   float* fft;
   float* modes;
@@ -62,9 +66,12 @@ WX_INLINE void with_mlp(const SpectralFilter& op, const F& f) {
 template <class F>
 WX_INLINE void with_dtype(Dtype dtype, const F& f) {
   switch (dtype) {
-    case Dtype::float32: return f(float{});
-    case Dtype::bfloat16: return f(bf16{});
-    case Dtype::float16: return f(f16{});
+    case Dtype::float32:
+      return f(float{});
+    case Dtype::bfloat16:
+      return f(bf16{});
+    case Dtype::float16:
+      return f(f16{});
   }
 }
 
@@ -83,29 +90,33 @@ inline void pack_weights(const SpectralFilterJob& job, int64_t block, float* to)
   const float* w2 = op.w2 + block * size;
   with_mlp(op, [&](auto mlp) {
     mlp.pack(inputs, hidden, job.hidden, w1, w1 + op.blocks * size, to);
-    mlp.pack(hidden, inputs, job.channels, w2, w2 + op.blocks * size, to + layer_weights(job, inputs, job.hidden));
+    mlp.pack(hidden, inputs, job.channels, w2, w2 + op.blocks * size,
+             to + layer_weights(job, inputs, job.hidden));
   });
 }
 
 // f(first channel of a vector, its true lanes)
 template <class F>
 WX_INLINE void for_each_vector(int64_t channels, const F& f) {
-  for (int c = 0; c < channels; c += kLanes) f(c, Lanes(static_cast<int>(channels - c < kLanes ? channels - c : kLanes)));
+  for (int c = 0; c < channels; c += kLanes)
+    f(c, Lanes(static_cast<int>(channels - c < kLanes ? channels - c : kLanes)));
 }
 
 // Two real rows make one complex row; its transform Z holds both spectra: (Z[k] +- conj Z[-k]) / 2.
-inline void forward_rows(const SpectralFilterJob& job, int64_t sample, int64_t block, int64_t h, float* spectrum,
-                         float* work) {
+inline void forward_rows(const SpectralFilterJob& job, int64_t sample, int64_t block, int64_t h,
+                         float* spectrum, float* work) {
   const SpectralFilter& op = job.op;
   const FftPlan& plan = *job.over_width;
   const bool both = h + 1 < op.height;
-  const int64_t column = 2 * job.channels, row = op.columns * column, x_stride = op.stride_width, x_row = op.stride_height;
+  const int64_t column = 2 * job.channels, row = op.columns * column, x_stride = op.stride_width,
+                x_row = op.stride_height;
   const vec scale = set1(0.5f * job.scale), scale_rest = set1(0.5f * job.scale_rest);
   const auto scaled = [&](vec a) WX_LAMBDA { return fma(a, scale, a * scale_rest); };
   spectrum += h * row;
   with_dtype(op.dtype, [&](auto element) {
     using T = decltype(element);
-    const T* x = static_cast<const T*>(op.x) + sample * op.stride_batch + h * op.stride_height + block * op.block_size;
+    const T* x =
+        static_cast<const T*>(op.x) + sample * op.stride_batch + h * op.stride_height + block * op.block_size;
     for_each_vector(op.block_size, [&](int c, Lanes lanes) {
       const T* first = x + c;
       const T* next = c + kLanes < op.block_size ? first + kLanes : x + 2 * x_row;
@@ -131,7 +142,8 @@ inline void forward_rows(const SpectralFilterJob& job, int64_t sample, int64_t b
   });
 }
 
-inline void filter_columns(const SpectralFilterJob& job, const float* weights, int64_t k, float* spectrum, float* base) {
+inline void filter_columns(const SpectralFilterJob& job, const float* weights, int64_t k, float* spectrum,
+                           float* base) {
   const SpectralFilter& op = job.op;
   const FftPlan& plan = *job.over_height;
   const Work work(job, base);
@@ -202,29 +214,30 @@ inline void filter_columns(const SpectralFilterJob& job, const float* weights, i
   });
 }
 
-// Two half spectra A and B make the spectrum of one complex row, Z[k] = A[k] + i B[k], Z[-k] = conj A[k] + i conj B[k];
-// as in any complex-to-real transform the imaginary parts of k = 0 and of the Nyquist column do not count.
-inline void inverse_rows(const SpectralFilterJob& job, int64_t sample, int64_t block, int64_t h, const float* spectrum,
-                         float* work) {
+// Two half spectra A and B make the spectrum of one complex row, Z[k] = A[k] + i B[k], Z[-k] = conj A[k] + i
+// conj B[k]; as in any complex-to-real transform the imaginary parts of k = 0 and of the Nyquist column do
+// not count.
+inline void inverse_rows(const SpectralFilterJob& job, int64_t sample, int64_t block, int64_t h,
+                         const float* spectrum, float* work) {
   const SpectralFilter& op = job.op;
   const FftPlan& plan = *job.over_width;
   const int n = plan.n, columns = static_cast<int>(op.columns), channels = job.channels;
   const int64_t column = 2 * channels, row = op.columns * column;
-  const bool both = h + 1 < op.height;
+  const bool both = h + 1 < op.height, streams = job.streams;
   const int64_t second = both ? row : 0;  // a last single row is made twice, and stored once
   const vec scale = set1(job.scale), scale_rest = set1(job.scale_rest);
-  const auto add_scaled = [=](vec a, vec residual) WX_LAMBDA { return fma(a, scale, fma(a, scale_rest, residual)); };
+  const auto add_scaled = [=](vec a, vec residual)
+                              WX_LAMBDA { return fma(a, scale, fma(a, scale_rest, residual)); };
   spectrum += h * row;
   with_dtype(op.dtype, [&](auto element) {
     using T = decltype(element);
-    const int64_t x_row = op.stride_height, x_stride = op.stride_width, offset = block * op.block_size;
+    const int64_t x_row = both ? op.stride_height : 0, x_stride = op.stride_width,
+                  offset = block * op.block_size;
     const int64_t out_stride = op.blocks * op.block_size, out_row = op.width * out_stride;
     const T* x = static_cast<const T*>(op.x) + sample * op.stride_batch + h * op.stride_height + offset;
     T* out = static_cast<T*>(op.out) + (sample * op.height + h) * out_row + offset;
     for_each_vector(op.block_size, [&](int c, Lanes lanes) {
       const float* from = spectrum + c;
-      const bool more = c + kLanes < op.block_size;
-      const int64_t next = more ? c + kLanes : 2 * x_row, next_out = more ? c + kLanes : 2 * out_row;
       fft(
           plan, work,
           [=](int k) WX_LAMBDA {  // swapped, as it is the inverse
@@ -245,15 +258,21 @@ inline void inverse_rows(const SpectralFilterJob& job, int64_t sample, int64_t b
           [=](int w, cvec z) WX_LAMBDA {
             const T* residual = x + w * x_stride + c;
             T* to = out + w * out_stride + c;
-            __builtin_prefetch(x + w * x_stride + next);
-            __builtin_prefetch(x + w * x_stride + next + x_row);
-            __builtin_prefetch(out + w * out_stride + next_out, 1);
-            __builtin_prefetch(out + w * out_stride + next_out + out_row, 1);
-            store(to, add_scaled(z.im, load(residual, lanes)), lanes);
-            if (both) store(to + out_row, add_scaled(z.re, load(residual + x_row, lanes)), lanes);
+            const vec y0 = add_scaled(z.im, load(residual, lanes));
+            const vec y1 = add_scaled(z.re, load(residual + x_row, lanes));
+            if constexpr (kStreams && sizeof(T) == sizeof(float)) {
+              if (streams) {
+                stream(to, y0);
+                if (both) stream(to + out_row, y1);
+                return;
+              }
+            }
+            store(to, y0, lanes);
+            if (both) store(to + out_row, y1, lanes);
           });
     });
   });
+  end_streams();
 }
 
 constexpr SpectralFilterKernels kSpectralFilter = {kLanes,       weights_size,   work_size,   pack_weights,

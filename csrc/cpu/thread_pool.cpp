@@ -1,5 +1,7 @@
 #include "cpu/thread_pool.h"
 
+#include <system_error>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -20,7 +22,8 @@ void pause() {
 
 void ThreadPool::work(Job& job, int thread) {
   try {
-    for (int64_t i; (i = job.next.fetch_add(1, std::memory_order_relaxed)) < job.tasks;) (*job.task)(i, thread);
+    for (int64_t i; (i = job.next.fetch_add(1, std::memory_order_relaxed)) < job.tasks;)
+      (*job.task)(i, thread);
   } catch (...) {
     const std::lock_guard<std::mutex> lock(job.error_guard);
     if (!job.error) job.error = std::current_exception();
@@ -59,9 +62,13 @@ void ThreadPool::run(int64_t tasks, int threads, const std::function<void(int64_
   }
   {
     const std::lock_guard<std::mutex> lock(guard_);
-    while (static_cast<int>(helpers_.size()) < job.helpers) {
-      const int thread = static_cast<int>(helpers_.size()) + 1;
-      helpers_.emplace_back([this, thread] { help(thread); });
+    try {
+      while (static_cast<int>(helpers_.size()) < job.helpers) {
+        const int thread = static_cast<int>(helpers_.size()) + 1;
+        helpers_.emplace_back([this, thread] { help(thread); });
+      }
+    } catch (
+        const std::system_error&) {  // the system grants no more threads: those that are there do the work
     }
     job_ = &job;
     ++round_;

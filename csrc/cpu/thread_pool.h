@@ -10,12 +10,13 @@
 
 namespace wxkernels {
 
-// Threads that wait for work. Not OpenMP: a second OpenMP runtime beside PyTorch's would spin against it. The threads
-// are never joined: the pool lives as long as the process.
+// Threads that wait for work. Not OpenMP: a second OpenMP runtime beside PyTorch's would spin against it. The
+// threads are never joined: the pool lives as long as the process.
 class ThreadPool {
  public:
-  // Calls task(i, thread) for i in [0, tasks) on at most `threads` threads, the caller being thread 0. When the pool
-  // is at work for another caller, this one does all its tasks itself. Rethrows the first exception of a task.
+  // Calls task(i, thread) for i in [0, tasks) on at most `threads` threads, the caller being thread 0. When
+  // the pool is at work for another caller, this one does all its tasks itself. Rethrows the first exception
+  // of a task.
   void run(int64_t tasks, int threads, const std::function<void(int64_t, int)>& task);
 
  private:

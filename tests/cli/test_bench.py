@@ -6,6 +6,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from tests.models import published
 from wxkernels.cli.bench import main
 
 QUICK = ["spectral_filter", "--shape", "6x10x8x2", "--rounds", "2", "--backend", "eager"]
@@ -53,3 +54,15 @@ def test_bad_input_gets_one_line(arguments, message):
     assert done.exit_code == 2
     assert done.output.startswith(f"error: {message}"), done.output
     assert done.output.count("\n") == 1
+
+
+def test_the_patched_network_is_held_to_the_published_one(tmp_path):
+    published.afnonet()  # or skip; it stays imported, for the case to find
+    done = run(
+        "fourcastnet", "--shape", "32x64x3x8x16x1", "--rounds", 1, "--backend", "patched",
+        "--json", tmp_path / "a.json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    rows = {r["backend"]: r for r in json.loads((tmp_path / "a.json").read_text())["rows"]}
+    assert {"eager", "patched"} <= set(rows)
+    assert rows["patched"]["error"] <= 2 * rows["eager"]["error"] + 1e-7

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from wxkernels.cli.commands import group
 from wxkernels.io.lexicon import FOURCASTNET_20, VARIABLES
-from wxkernels.models import AFNONet
+from wxkernels.models import AFNONet, PrecipNet
 
 H, W, TIMES = 16, 32, 4
 
@@ -85,6 +85,17 @@ def test_a_tutorial_folder_is_all_it_needs(tutorial, tmp_path):
     again = fine("verify", out, tutorial, "--climatology", tutorial, "--scores", tmp_path / "again.json")
     assert json.loads((tmp_path / "again.json").read_text()) == scores
     assert "persistence" in again.output.lower()
+
+
+def test_without_arguments_it_makes_the_shipped_forecast(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = fine("forecast", "--no-progress")
+    for name in ("h", "u", "v"):
+        assert f"{name}: RMSE beats persistence to 120 h, climatology to 120 h" in done.output
+    names = {"forecast.zarr", "forecast-scores.csv", "forecast-scores.png", "forecast-maps.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    fine("forecast", "--no-progress", "--steps", 1)  # a second one takes another name
+    assert xr.open_zarr(tmp_path / "forecast-2.zarr")["forecast"].sizes["lead_time"] == 2
 
 
 def test_one_member_is_unperturbed(tutorial, tmp_path):
@@ -192,3 +203,68 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tutorial, tmp_path, how):
     subprocess.run([*command, broken, "--resume"], check=True, capture_output=True, env=environment)
     a, b = (xr.open_zarr(path)["forecast"].values for path in (whole, broken))
     np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="module")
+def precipitation(tutorial):
+    torch.manual_seed(1)
+    net = PrecipNet(AFNONet((H, W), (4, 4), in_chans=20, out_chans=1, embed_dim=16, depth=1, num_blocks=4))
+    state = {f"module.{key}": value for key, value in net.state_dict().items()}
+    path = tutorial / "model_weights/FCN_weights_v0/precip.ckpt"
+    torch.save({"model_state": state}, path)
+    return path
+
+
+def test_precipitation_is_written_and_scored_where_there_is_truth(tutorial, precipitation, tmp_path):
+    arguments = (tutorial, "--steps", 2, "--members", 2, "--precipitation", precipitation, "--no-progress")
+    done = fine("forecast", *arguments, "-o", tmp_path / "a", "--scores", tmp_path / "a.json")
+    assert "not scored, the truth lacks it: tp06" in done.output
+    stored = xr.open_zarr(tmp_path / "a.zarr")["forecast"]
+    assert list(stored["variable"].values) == [*FOURCASTNET_20, "tp06"]
+    assert (stored.sel(variable="tp06") >= 0).all()
+    assert stored.attrs == {} or "units" not in stored.attrs
+    assert str(precipitation) in xr.open_zarr(tmp_path / "a.zarr").attrs["checkpoint"]
+    scores = json.loads((tmp_path / "a.json").read_text())
+    assert list(scores["variables"]) == list(FOURCASTNET_20)
+    fine("verify", tmp_path / "a.zarr", tutorial, "--climatology", tutorial, "--scores", tmp_path / "b.json")
+    assert json.loads((tmp_path / "b.json").read_text()) == scores
+
+    with h5py.File(tutorial / "data/FCN_ERA5_data_v0/out_of_sample/2018.h5") as file:
+        fields = file["fields"][:, :, :H]
+    rain = np.abs(np.random.default_rng(2).standard_normal((TIMES, 1, H, W))).astype(np.float32) * 1e-3
+    truth = stored.isel(ensemble=0, time=0, lead_time=0, drop=True).drop_vars(
+        ["units", "long_name", "standard_name"]
+    )
+    times = np.datetime64("2018-01-01", "ns") + np.arange(TIMES) * np.timedelta64(6, "h")
+    values = np.concatenate([fields[:, :20], rain], 1)
+    truth = truth.expand_dims(time=times).copy(data=values)
+    truth.to_dataset("variable").to_netcdf(tmp_path / "truth.nc", engine="h5netcdf")
+    done = fine(
+        "forecast", *arguments, "-o", tmp_path / "b", "--truth", tmp_path / "truth.nc",
+        "--scores", tmp_path / "c.json", "--maps", tmp_path / "m.png", "--map-variable", "tp06",
+    )  # fmt: skip
+    assert "not scored" not in done.output
+    assert "tp06" in done.output
+    assert "tp06" in json.loads((tmp_path / "c.json").read_text())["variables"]
+
+
+def test_a_complete_run_is_not_run_again(tutorial, tmp_path, caplog):
+    arguments = ("forecast", tutorial, "--steps", 2, "--members", 2, "-o", tmp_path / "a", "--no-progress")
+    fine(*arguments, "--scores", tmp_path / "a.json")
+    before = {p: p.read_bytes() for p in (tmp_path / "a.zarr").rglob("*") if p.is_file()}
+    done = fine(*arguments, "--scores", tmp_path / "b.json", "--resume")
+    assert caplog.messages == [f"{tmp_path / 'a.zarr'} is complete: nothing is run again"]
+    assert "member-steps" not in done.output
+    assert (tmp_path / "b.json").read_text() == (tmp_path / "a.json").read_text()
+    assert {p: p.read_bytes() for p in (tmp_path / "a.zarr").rglob("*") if p.is_file()} == before
+    for change, message in (("--seed=3", "seed is 0 there and 3 here"), ("--members=3", "ensemble differs")):
+        refused = run(*arguments, change, "--resume")
+        assert refused.exit_code == 2
+        assert message in refused.stderr
+
+
+def test_a_complete_part_is_not_run_again(tutorial, tmp_path):
+    arguments = ("forecast", tutorial, "--steps", 2, "--keep", "t2m", "-o", tmp_path / "a", "--no-progress")
+    fine(*arguments)
+    fine(*arguments, "--resume", "--netcdf", tmp_path / "a.nc")
+    assert (tmp_path / "a.nc").exists()

@@ -88,14 +88,13 @@ def _chunk_not_in_place(kill: _Killer) -> None:
 
 
 def _store_not_marked(kill: _Killer) -> None:
-    mark = store.mark
+    finish = store.finish
 
-    def later(path, complete):
-        if complete:
-            kill()
-        mark(path, complete)
+    def later(path, notes):
+        kill()
+        finish(path, notes)
 
-    store.mark = later
+    store.finish = later
 
 
 def _restart_file_not_removed(kill: _Killer) -> None:

@@ -43,13 +43,13 @@ def initial(grid: Grid = GRID) -> xr.DataArray:
     return xr.DataArray(values.astype(np.float32), coords, ("variable", "lat", "lon"))
 
 
-def writer(path, *, steps: int, members: int, grid: Grid = GRID, **options):
+def writer(path, *, steps: int, members: int, grid: Grid = GRID, variables=VARIABLES, **options):
     from wxkernels.io import ForecastWriter
 
     return ForecastWriter(
         path,
         grid=grid,
-        variables=VARIABLES,
+        variables=variables,
         time=TIME,
         lead_times=np.arange(steps + 1) * HOUR,
         members=members,

@@ -183,3 +183,14 @@ def test_fourcastnet_with_unknown_channels(tmp_path):
         file["fields"] = np.zeros((1, 7, 9, 16), np.float32)
     with pytest.raises(UserError, match="7 channels"):
         open_fields(tmp_path / "2018.h5", ["t2m"])
+
+
+def test_optional_variables_may_be_absent(tmp_path):
+    f = samples.fields(("t2m", "tp06"))
+    samples.flat(f).to_netcdf(tmp_path / "both.nc")
+    samples.flat(f.sel(variable=["t2m"])).to_netcdf(tmp_path / "one.nc")
+    same(open_fields(tmp_path / "both.nc", ["t2m", "tp06"], optional=["tp06"]), f)
+    same(open_fields(tmp_path / "one.nc", ["tp06", "t2m"], optional=["tp06"]), f.sel(variable=["t2m"]))
+    for names, optional in ((["t2m", "tp06"], ()), (["tp06"], ["tp06"]), (["tp06", "msl"], ["tp06"])):
+        with pytest.raises(UserError, match=f"no {', '.join(names[-1:])}|no tp06, msl"):
+            open_fields(tmp_path / "one.nc", names, optional=optional)

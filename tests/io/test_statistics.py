@@ -127,3 +127,19 @@ def test_statistics_of_a_file_stream_one_time_at_once(tmp_path):
     samples.stacked(f).to_netcdf(tmp_path / "f.nc")
     lazy = statistics.compute(open_fields(tmp_path / "f.nc", samples.NAMES))
     np.testing.assert_array_equal(lazy.std, statistics.compute(f).std)
+
+
+@pytest.mark.parametrize("channels", [20, 21])
+def test_an_optional_mean_is_nan_where_the_file_lacks_it(tmp_path, channels):
+    names, grid = (*FOURCASTNET_20, "tp06"), samples.GRID  # as many as the 21 channels, the last an sst
+    maps = np.random.default_rng(0).standard_normal((1, channels, *grid.shape)).astype(np.float32)
+    np.save(tmp_path / "time_means.npy", maps)
+    c = load_climatology(tmp_path, names, grid, optional=["tp06"])
+    assert c["variable"].values.tolist() == list(names)
+    np.testing.assert_array_equal(c.values[:20], maps[0, :20])
+    assert c.sel(variable="tp06").isnull().all()
+    f = samples.fields(("t2m",))
+    samples.flat(f).to_netcdf(tmp_path / "f.nc")
+    c = load_climatology(tmp_path / "f.nc", ["tp06", "t2m"], grid, optional=["tp06"])
+    assert c.sel(variable="tp06").isnull().all()
+    np.testing.assert_allclose(c.sel(variable="t2m"), f.sel(variable="t2m").mean("time"), rtol=1e-6)

@@ -281,3 +281,57 @@ def test_a_killed_writer_leaves_what_was_flushed_and_can_resume(tmp_path):
     np.testing.assert_array_equal(f[:, 0, 0], FIELDS[0])
     write(writer(path, resume=True), steps=[1, 2, 3])
     np.testing.assert_array_equal(open_forecast(path)[:, 0].values.swapaxes(0, 1), FIELDS)
+
+
+def dead() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize("options", [{"resume": True}, {"overwrite": True}])
+def test_what_killed_runs_left_is_swept_and_nothing_else(tmp_path, options):
+    path, ended, living = tmp_path / "f.zarr", dead(), os.getppid()
+    write(writer(path), steps=[0], complete=False)
+    chunks, digits = path / "forecast" / "c", "0123456789abcdef" * 2
+    ours = [
+        path / f"zarr.{digits}.partial",
+        chunks / f"0.{digits}.partial",
+        tmp_path / f".f.zarr.{ended}.partial" / "zarr.json",
+        tmp_path / f".f.zarr.{ended}.old" / "zarr.json",
+        tmp_path / f".f.zarr.{os.getpid()}.partial" / "zarr.json",  # numbers of processes come again
+    ]
+    others = [
+        tmp_path / f".f.zarr.{living}.partial" / "zarr.json",
+        tmp_path / f".g.zarr.{ended}.partial" / "zarr.json",
+        tmp_path / f".fxzarr.{ended}.partial" / "zarr.json",
+        tmp_path / ".f.zarr.mine.partial" / "zarr.json",
+        tmp_path / f"f.zarr.{ended}.partial" / "zarr.json",
+        tmp_path / f"zarr.{digits}.partial",
+        tmp_path / f".f.zarr.{ended + 1 if ended + 1 != living else ended + 2}.partial",  # no folder
+    ]
+    in_store = [path / "thesis.partial", path / f"thesis.{digits}.partial", chunks / "0.12.partial"]
+    for file in (*ours, *others, *in_store):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("")
+    with pytest.raises(UserError):
+        writer(path)  # refused, so nothing is touched
+    assert all(file.exists() for file in (*ours, *others, *in_store))
+    writer(path, **options).close(False)
+    assert not [file for file in ours if file.exists() or (file.parent.name.startswith(f".f.zarr.{ended}")
+                and file.parent.exists())]  # fmt: skip
+    assert all(file.exists() for file in others)
+    assert all(file.exists() for file in in_store) == ("resume" in options)
+
+
+def test_a_finished_store_is_known_when_resumed(tmp_path):
+    path = tmp_path / "f.zarr"
+    write(writer(path), steps=[0], complete=False)
+    resumed = writer(path, resume=True)
+    assert resumed.finished is None
+    resumed.close(True, {"run": {"seed": 1}})
+    again = writer(path, resume=True)
+    assert again.finished["run"] == {"seed": 1}
+    again.close(False)
+    assert open_forecast(path).attrs["complete"] is True

@@ -1,3 +1,5 @@
+import hashlib
+
 import h5py
 import numpy as np
 import pytest
@@ -135,6 +137,13 @@ def test_precipitation_is_a_diagnostic(tmp_path):
     assert (tp >= 0).all()
     assert (tp > 0).any()
     assert torch.equal(model.diagnose(x[1:2])["tp06"], tp[1:2])
+    assert model.output_variables == (*model.variables, "tp06")
+    assert model.source == f"{backbone}, {tmp_path / 'precip.ckpt'}"
+    hashes = [hashlib.sha256(p.read_bytes()).hexdigest() for p in (backbone, tmp_path / "precip.ckpt")]
+    assert model.sha256 == ", ".join(hashes)
+    model.save(tmp_path / "both.safetensors")
+    with pytest.raises(UserError, match=r"both\.safetensors has tp06 already; leave precipitation= away"):
+        load(tmp_path / "both.safetensors", precipitation=tmp_path / "precip.ckpt")
     with pytest.raises(UserError, match="is a PrecipNet; give it as precipitation="):
         load(tmp_path / "precip.ckpt")
     with pytest.raises(UserError, match="is no PrecipNet"):

@@ -170,3 +170,40 @@ def test_small_networks_learn():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_diagnosed_variables_come_after_the_state():
+    model = _model(diagnostics={"tp06": _precip()})
+    assert model.output_variables == ("t2m", "u10m", "v10m", "tp06")
+    with pytest.raises(ValueError, match="diagnostics: t2m is a variable of the state already"):
+        _model(diagnostics={"t2m": _precip()})
+
+
+@pytest.mark.parametrize("size", [(16, 32), (18, 30), (66, 130)])
+def test_a_member_is_diagnosed_the_same_in_every_batch(size):
+    torch.manual_seed(0)
+    net = randomise(PrecipNet(AFNONet(size, (2, 2), 2, 1, embed_dim=8, depth=1, num_blocks=2)))
+    model = _model(network=torch.nn.Identity(), diagnostics={"tp06": net})
+    x = torch.randn(5, 3, *size)
+    whole = model.diagnose(x)["tp06"]
+    assert (whole > 0).any()
+    for part in (slice(0, 1), slice(1, 3), slice(4, 5), slice(2, 5)):
+        assert torch.equal(model.diagnose(x[part])["tp06"], whole[part])
+
+
+def test_convolution_and_exponential_get_one_member_at_a_time(monkeypatch):
+    """Their results may depend on the shape; here they happen not to, so the shape itself is looked at."""
+    net, seen = _precip(), []
+    net.conv.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))
+    expm1 = torch.expm1
+    monkeypatch.setattr(torch, "expm1", lambda y: seen.append(tuple(y.shape)) or expm1(y))
+    _model(diagnostics={"tp06": net}).diagnose(torch.randn(3, 3, 16, 32))
+    assert seen == 3 * [(1, 1, 18, 34), (1, 1, 16, 32)]
+
+
+def test_precipitation_of_half_precision_weights():
+    net = randomise(_precip())
+    exact = _model(diagnostics={"tp06": net}).diagnose(x := torch.randn(2, 3, 16, 32))["tp06"]
+    found = _model(diagnostics={"tp06": net.bfloat16()}).diagnose(x)["tp06"]
+    assert found.dtype == torch.float32
+    assert (found - exact).abs().mean() < 0.1 * exact.mean()

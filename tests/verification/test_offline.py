@@ -87,3 +87,24 @@ def test_what_cannot_be_scored(tmp_path, truth, members):
         verify(tmp_path / "mean.zarr", truth)
     with pytest.raises(UserError, match="no coordinate lead_time"):
         verify(truth, truth)
+
+
+def test_channels_that_the_truth_lacks_are_passed_over(truth, members, score_steps):
+    """A diagnosed variable without truth; one that is not diagnosed must be there."""
+    two = truth.assign_coords(variable=["tp06", "t2m"])
+    one, mean = two.sel(variable=["t2m"]), two[5].where(two["variable"] != "tp06")
+    dims = ("lead_time", "ensemble", "variable", "lat", "lon")
+    coords = {"time": START, "lead_time": LEADS, **{name: two[name] for name in dims[2:]}}
+    forecast = xr.DataArray(members, {**coords, "ensemble": range(3)}, dims, attrs={"diagnosed": ["tp06"]})
+    whole = score_steps(two, members, climatology=mean)
+    assert whole["rmse"].notnull().all()
+    assert whole["acc"].sel(variable="tp06").isnull().all()
+    assert whole["acc"].sel(variable="t2m").notnull().all()
+    expected = whole.sel(variable=["t2m"])
+    xr.testing.assert_equal(verify(forecast, one, climatology=mean), expected)
+    running = score_steps(one, members, climatology=mean, variables=["t2m"], channels=["tp06", "t2m"])
+    xr.testing.assert_equal(running, expected)
+    with pytest.raises(UserError, match="truth: lacks tp06"):
+        verify(forecast.drop_attrs(), one)
+    with pytest.raises(UserError, match="truth: lacks t2m"):
+        verify(forecast, two.sel(variable=["tp06"]))

@@ -15,7 +15,10 @@ def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
+        from wxkernels import backends, ops  # noqa: F401 - importing ops registers their backends
+
         try:
+            backends.check_environment()
             return command(*args, **kwargs)
         except (UserError, OSError) as error:
             click.echo(f"error: {' '.join(str(error).split())}", err=True)

@@ -39,6 +39,9 @@ DEFAULT_LEVEL, DEFAULT_LENGTH_KM = 0.04, 700.0
 @click.option(
     "--orography", type=click.Path(path_type=Path), help="For a network that takes it: .npy or HDF5."
 )
+@click.option(
+    "--precipitation", type=click.Path(path_type=Path), help="PrecipNet's checkpoint: writes tp06 too."
+)
 @click.option("--time", help="Initial time, such as 2018-01-01T06:00. [the first]")
 @click.option("--regrid", is_flag=True, help="Interpolate the data to the model's grid.")
 @click.option(
@@ -106,17 +109,18 @@ def forecast(source: Path | None, model: Path | None, **options: Any) -> None:
     count = options["members"]
     console.print(
         f"{count} member{'s' if count > 1 else ''}, {options['steps']} steps of {_hours(case)} h from"
-        f" {np.datetime_as_string(case.initial_time, 'm')}, {len(case.model.variables)} variables on"
+        f" {np.datetime_as_string(case.initial_time, 'm')}, {len(case.model.output_variables)} variables on"
         f" {case.model.grid}",
         soft_wrap=True,
     )
     with backends.use(options["backend"]) if options["backend"] else nullcontext():
         result, scorer = _run(case, store, options, report["weights"])
-    console.print(
-        f"{result.member_steps} member-steps in {result.seconds:.1f} s, {result.speed:.3g} a second;"
-        f" written: {store}",
-        soft_wrap=True,
-    )
+    if result.member_steps:  # none of a run that was complete
+        console.print(
+            f"{result.member_steps} member-steps in {result.seconds:.1f} s, {result.speed:.3g} a second;"
+            f" written: {store}",
+            soft_wrap=True,
+        )
     if options["netcdf"]:
         from wxkernels.io import to_netcdf
 
@@ -135,6 +139,7 @@ def _case(source: Path | None, model: Path | None, options: dict[str, Any]) -> C
         statistics=options["statistics"],
         variables=variables.split(",") if variables else None,
         orography=options["orography"],
+        precipitation=options["precipitation"],
         time=options["time"],
         truth=options["truth"],
         climatology=options["climatology"],
@@ -171,7 +176,8 @@ def _run(case: Case, store: Path, options: dict[str, Any], weights: str) -> tupl
             case.truth,
             init_time=case.initial_time,
             lead_times=leads,
-            variables=case.model.variables,
+            variables=[str(name) for name in case.truth["variable"].values],
+            channels=case.model.output_variables,
             grid=case.model.grid,
             climatology=case.climatology,
             weights=weights,  # type: ignore[arg-type]
@@ -179,7 +185,7 @@ def _run(case: Case, store: Path, options: dict[str, Any], weights: str) -> tupl
     writer = ForecastWriter(
         store,
         grid=case.model.grid,
-        variables=case.model.variables,
+        variables=case.model.output_variables,
         time=case.initial_time,
         lead_times=leads,
         members=options["members"],
@@ -275,6 +281,7 @@ def _provenance(case: Case, options: dict[str, Any]) -> dict[str, Any]:
         "source": f"wxkernels {wxkernels.__version__}, torch {torch.__version__}",
         "checkpoint": case.model.source,
         "checkpoint_sha256": case.model.sha256,
+        "diagnosed": list(case.model.diagnostics),
         "initial_state": str(case.initial.attrs.get("source", "")),
         "command": shlex.join(["wxkernels", *sys.argv[1:]]),
         "created": np.datetime_as_string(np.datetime64("now"), "s") + "Z",
@@ -283,8 +290,8 @@ def _provenance(case: Case, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _score(case: Case, store: Path, report: dict[str, Any], scorer: Any | None) -> None:
-    """Table, files and pictures of the scores, where there is a truth."""
-    if case.truth is None or scorer is None:
+    """Table, files and pictures of the scores, where there is a truth and, of a complete run, all fields."""
+    if case.truth is None or scorer is None or not scorer.scored:
         return
     from wxkernels.io import open_forecast
 

@@ -9,11 +9,13 @@ from rich.markup import escape
 from rich.table import Table
 
 import wxkernels
-from wxkernels import _native, backends, ops  # noqa: F401 - importing ops registers them
+from wxkernels import _native, backends
 from wxkernels.bench.machine import device_name
+from wxkernels.cli import one_line_errors
 
 
 @click.command()
+@one_line_errors
 def info() -> None:
     """Show what was built, which backend of each op runs on this machine, and why not the others."""
     console = Console(highlight=False)

@@ -74,6 +74,9 @@ def show(
     check(score_file)
     console = Console(highlight=False)
     verification.print_table(dataset, console)
+    unscored = [name for name in forecast["variable"].values if name not in dataset["variable"].values]
+    if unscored:
+        console.print(f"not scored, the truth lacks it: {', '.join(unscored)}", soft_wrap=True)
     written = [path for path in (score_file, plot, maps) if path is not None]
     if score_file is not None:
         write = verification.to_csv if score_file.suffix == ".csv" else verification.to_json

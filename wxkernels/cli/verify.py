@@ -32,8 +32,11 @@ def verify(
 
     stored = open_forecast(forecast, allow_partial=allow_partial)
     variables, grid = [str(name) for name in stored["variable"].values], grid_of(stored)
-    observed = open_fields(truth, variables, grid=grid, regrid=regrid)
-    mean = None if climatology is None else load_climatology(climatology, variables, grid, regrid=regrid)
+    diagnosed = stored.attrs.get("diagnosed", [])
+    observed = open_fields(truth, variables, grid=grid, regrid=regrid, optional=diagnosed)
+    mean = None
+    if climatology is not None:
+        mean = load_climatology(climatology, variables, grid, regrid=regrid, optional=diagnosed)
     found = verification.verify(
         forecast,
         observed,

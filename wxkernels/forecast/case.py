@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class Case:
     """A model with what it starts from.
 
-    initial (variable, lat, lon) with the coordinate `time`; truth (time, variable, lat, lon), lazy;
-    climatology (variable, lat, lon); all in physical units on the model's grid.
+    initial (variable, lat, lon) with the coordinate `time`; truth (time, variable, lat, lon), lazy, with the
+    diagnosed variables that its file has; climatology (variable, lat, lon), NaN for those that it lacks; all
+    in physical units on the model's grid.
     """
 
     model: WeatherModel
@@ -44,6 +45,7 @@ def load_case(
     statistics: str | Path | None = None,
     variables: Sequence[str] | None = None,
     orography: str | Path | None = None,
+    precipitation: str | Path | None = None,
     time: Any = None,
     truth: str | Path | None = None,
     climatology: str | Path | None = None,
@@ -71,23 +73,32 @@ def load_case(
             statistics = found.means.parent
     if checkpoint is None:
         raise UserError(f"{source}: no checkpoint; give one with --model")
-    model = models.load(checkpoint, statistics=statistics, variables=variables, orography=orography)
-    fields = open_fields(source, model.variables, grid=model.grid, regrid=regrid)
-    initial = fields.isel(time=_position(fields["time"].values, time, source)).load()
-    if truth is not None:
-        later = open_fields(truth, model.variables, grid=model.grid, regrid=regrid)
-    else:
-        later = fields
+    model = models.load(
+        checkpoint,
+        statistics=statistics,
+        variables=variables,
+        orography=orography,
+        precipitation=precipitation,
+    )
+    diagnosed = tuple(model.diagnostics)
+
+    def opened(path: str | Path) -> xr.DataArray:
+        return open_fields(path, model.output_variables, grid=model.grid, regrid=regrid, optional=diagnosed)
+
+    fields = opened(source)
+    at = _position(fields["time"].values, time, source)
+    initial = fields.sel(variable=list(model.variables)).isel(time=at).load()
+    later = fields if truth is None else opened(truth)
     return Case(
         model,
         initial,
         later if (later["time"] > initial["time"]).any() or truth is not None else None,
-        None if climatology is None else _climatology(climatology, model, regrid),
+        None
+        if climatology is None
+        else load_climatology(
+            climatology, model.output_variables, model.grid, regrid=regrid, optional=diagnosed
+        ),
     )
-
-
-def _climatology(path: str | Path, model: WeatherModel, regrid: bool) -> xr.DataArray:
-    return load_climatology(path, model.variables, model.grid, regrid=regrid)
 
 
 def _position(times: np.ndarray, wanted: Any, source: Path) -> int:

@@ -38,7 +38,8 @@ class Stopped:
 class Ensemble:
     """The members of one forecast on the model's device.
 
-    states, normalised, and output, physical, both (M, C, H, W) float32, stay where they are made.
+    states (M, C, H, W), normalised, and output (M, C', H, W), physical, C' with the diagnosed variables, both
+    float32, stay where they are made.
     at (M,) int64: the step of each member. live (M,) bool: false, and the state NaN, from the step on where
     it was not finite. UserError: the two buffers do not fit into memory.
     """
@@ -46,15 +47,15 @@ class Ensemble:
     def __init__(self, model: WeatherModel, numbers: Sequence[int]) -> None:
         self.model, self.numbers = model, numbers
         device = model.device
-        shape = (len(numbers), len(model.variables), *model.grid.shape)
-        size, free = 4 * int(np.prod(shape)), free_memory(device)
-        if free is not None and 2 * size > MARGIN * free:
+        M, C, C_out = len(numbers), len(model.variables), len(model.output_variables)
+        size, free = 4 * M * (C + C_out) * int(np.prod(model.grid.shape)), free_memory(device)
+        if free is not None and size > MARGIN * free:
             raise UserError(
-                f"members: {len(numbers)} need {2 * size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on "
-                f"{device}; give fewer members"
+                f"members: {M} need {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on {device}; "
+                "give fewer members"
             )
-        self.states = torch.empty(shape, device=device)
-        self.output = torch.empty(shape, device=device)
+        self.states = torch.empty((M, C, *model.grid.shape), device=device)
+        self.output = torch.empty((M, C_out, *model.grid.shape), device=device)
         self.at = torch.zeros(len(numbers), dtype=torch.int64)
         self.live = torch.ones(len(numbers), dtype=torch.bool)
         self.stopped: list[Stopped] = []
@@ -93,12 +94,22 @@ class Ensemble:
                 self.live[row] = False
                 self.states[row] = torch.nan
 
-    def denormalise(self, part: slice) -> Tensor:
-        """output = state * std + mean for the members of `part`; a view (m, C, H, W) of the buffer."""
-        output = self.output[part]
+    def produce(self, part: slice) -> Tensor:
+        """output = state * std + mean, and what the state tells more, for the members of `part`.
+
+        A view (m, C', H, W) of the buffer; NaN for members that are stopped.
+        """
+        output, states, live = self.output[part], self.states[part], self.live[part]
+        C = states.shape[1]
         # Two rounded operations: whether a fused one is used could depend on the number of members.
-        torch.mul(self.states[part], self._std, out=output)
-        return output.add_(self._mean)
+        torch.mul(states, self._std, out=output[:, :C]).add_(self._mean)
+        if self.model.diagnostics:
+            output[:, C:] = torch.nan
+            if live.any():
+                rows: Any = slice(None) if live.all() else live
+                for channel, values in enumerate(self.model.diagnose(states[rows]).values(), C):
+                    output[rows, channel] = values.float()
+        return output
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation (n - 1; 0 for n = 1) of the output over live members, (C, H, W)."""

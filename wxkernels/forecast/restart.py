@@ -74,24 +74,26 @@ class RestartFile:
                         f"{self.path} is not a restart file of this version: run without resuming"
                     )
                 run = json.loads(metadata["run"])
-                self._check(run["identity"])
+                refuse_other(f"{self.path} is the restart file", run["identity"], self.identity)
                 return {name: file.get_tensor(name) for name in file.keys()}, run["notes"]  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
             raise UserError(f"cannot read {self.path} ({error}): run without resuming") from None
-
-    def _check(self, written: dict[str, Any]) -> None:
-        for key, now in self.identity.items():
-            then = written.get(key)
-            if then != now and not (key == "steps" and then < now):
-                raise UserError(
-                    f"{self.path} is the restart file of another run: its {key} is {then}, now {now}; "
-                    "give the same again, or run without resuming"
-                )
 
     def remove(self) -> None:
         """Remove the file, and what a kill may have left of one."""
         self.path.unlink(missing_ok=True)
         self._partial.unlink(missing_ok=True)
+
+
+def refuse_other(what: str, written: dict[str, Any], identity: dict[str, Any]) -> None:
+    """UserError, which begins with `what`, where it was written by a run of another identity."""
+    for key, now in identity.items():
+        then = written.get(key)
+        if then != now and not (key == "steps" and then is not None and then < now):
+            raise UserError(
+                f"{what} of another run: its {key} is {then}, now {now}; "
+                "give the same again, or run without resuming"
+            )
 
 
 def _sync(path: Path) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from wxkernels.forecast.batching import fitting, free_memory, peak_memory
 from wxkernels.forecast.ensemble import Ensemble, Stopped, log, normalised
 from wxkernels.forecast.perturbations import Perturbation, named
 from wxkernels.forecast.progress import progress_bar, stop_requests
-from wxkernels.forecast.restart import RestartFile
+from wxkernels.forecast.restart import RestartFile, refuse_other
 from wxkernels.io import open_forecast
 
 if TYPE_CHECKING:
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 
 class Scores(Protocol):
-    """Takes each lead: forecast (M, C, H, W), physical, NaN where stopped, valid during the call."""
+    """Takes each lead: forecast (M, C, H, W), physical, NaN where stopped, valid during the call.
+
+    C counts `WeatherModel.output_variables`.
+    """
 
     def update(self, step: int, forecast: Tensor) -> None: ...
 
@@ -51,8 +54,9 @@ class Interrupted(KeyboardInterrupt):
 class Result:
     """A finished run.
 
-    final: the last lead, (ensemble, variable, lat, lon) float32, physical. live (M,) bool; `stopped` says why
-    not. path: the store, if any. member_steps: made by this call, in `seconds`.
+    final: the last lead, (ensemble, variable, lat, lon) float32, physical, diagnosed variables too; NaN where
+    the store was complete before and does not hold it whole. live (M,) bool; `stopped` says why not. path:
+    the store, if any. member_steps: made by this call, in `seconds`.
     """
 
     final: xr.DataArray
@@ -97,12 +101,15 @@ def run(
     once, "auto" by memory; always 1 for a network whose results depend on the batch.
     writer: takes every step, and is closed here. restart: the restart file, by default beside the writer's
     store; it takes up to 5 % of the time and is removed at the end. resume: go on from it, or begin where
-    there is none.
-    UserError: bad arguments or initial state, no memory, restart file of another run, all members stopped.
+    there is none. Where the store that the writer resumes is complete, nothing is run: the scorer gets it.
+    UserError: bad arguments or initial state, no memory, restart file or complete store of another run, all
+    members stopped.
     Interrupted: on a signal, once the batch, the store and the restart file are written.
     """
     began = time.monotonic()
     complete = False
+    identity: dict[str, Any] = {}
+    notes: dict[str, Any] = {}
     try:
         numbers = range(members) if isinstance(members, int) else members
         _check(steps, numbers, seed, batch_size)
@@ -112,21 +119,26 @@ def run(
         ensemble = Ensemble(model, numbers)
         file = _restart_file(restart, writer)
         if file is not None:
-            file.identity |= {
-                "model": model.sha256 or _digest(*model.network.state_dict().values()),
+            networks = (model.network, *model.diagnostics.values())
+            identity = {
+                "model": model.sha256 or _digest(*(t for n in networks for t in n.state_dict().values())),
                 "initial state": _digest(torch.from_numpy(state.values)),
                 "seed": seed,
                 "members": f"{numbers.start} to {numbers.stop - 1}",
                 "perturbation": named(perturbation, control),
                 "steps": steps,
             }
+            file.identity |= identity
         with (
             torch.inference_mode(),
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
             stop_requests() as stop,
         ):
             work = _Run(ensemble, steps, batch_size, writer, scorer, file, stop.is_set)
-            first = work.restore() if resume else None
+            if writer is not None and writer.finished is not None:
+                first: int | None = work.recall(writer.finished.get("run", {}), identity)
+            else:
+                first = work.restore() if resume else None
             if first is None:
                 if file is not None:
                     file.remove()
@@ -135,13 +147,15 @@ def run(
             with progress_bar(made_before, steps * len(numbers), shown=progress) as bar:
                 for step in range(first or 0, steps + 1):
                     work.step(step, bar)
+        notes = {"run": {**identity, "stopped": [asdict(s) for s in ensemble.stopped]}}
         complete = True
     finally:
         if writer is not None:
-            writer.close(complete)
+            writer.close(complete, notes)
     if file is not None:  # only now: a kill before this line leaves what it takes to go on
         file.remove()
-    coords = {name: state.coords[name] for name in ("variable", "lat", "lon")} | {"ensemble": list(numbers)}
+    coords = {name: state.coords[name].values for name in ("lat", "lon")}
+    coords |= {"ensemble": list(numbers), "variable": list(model.output_variables)}
     return Result(
         final=xr.DataArray(ensemble.output.cpu().numpy(), coords, ("ensemble", *state.dims), "forecast"),
         live=ensemble.live.numpy(),
@@ -183,10 +197,9 @@ class _Run:
             part = slice(start, min(start + self.batch, len(ensemble.numbers)))
             if not self.advance(part, step):
                 continue
-            fields = ensemble.denormalise(part)
             if self.writer is not None and not self.writer.statistics_only:
                 rows = slice(ensemble.numbers[part.start], ensemble.numbers[part.stop - 1] + 1)
-                self.writer.put(step, rows, fields.cpu().numpy())
+                self.writer.put(step, rows, ensemble.output[part].cpu().numpy())
             start = part.stop
             bar(int(ensemble.at.sum()), int(ensemble.at.where(~ensemble.live, self.steps).sum()))
             self.keep(step)
@@ -202,14 +215,16 @@ class _Run:
             self.scorer.update(step, ensemble.output)
 
     def advance(self, part: slice, step: int) -> bool:
-        """Advance the members of `part`; False where memory ran out and the batch was made smaller."""
+        """Bring `part` and its output to `step`; False where memory ran out: the batch was made smaller."""
         device = self.ensemble.states.device
         try:
             if self.sized:
                 self.ensemble.advance(part, step)
+                self.ensemble.produce(part)
                 return True
             with peak_memory(device) as peak:
                 made = self.ensemble.advance(part, step)
+                self.ensemble.produce(part)
             if made:
                 self.batch = fitting(peak.value, free_memory(device), len(self.ensemble.numbers), device)
                 self.sized = True
@@ -242,31 +257,60 @@ class _Run:
         tensors, notes = found
         for name in ("states", "at", "live"):
             getattr(self.ensemble, name).copy_(tensors[name])
-        self.ensemble.stopped += [
-            Stopped(s["member"], s["step"], tuple(s["variables"])) for s in notes["stopped"]
-        ]
-        self.replay(notes["step"])
+        self.ensemble.stopped += _stopped(notes)
+        if self.scorer is not None:
+            self.replay(notes["step"])
         return notes["step"]
+
+    def recall(self, notes: dict[str, Any], identity: dict[str, Any]) -> int:
+        """Take a finished run from its store instead of making it; returns the step after its last."""
+        assert self.writer is not None
+        refuse_other(f"{self.writer.path} is the forecast", notes, identity)
+        log.warning("%s is complete: nothing is run again", self.writer.path)
+        ensemble = self.ensemble
+        ensemble.at.fill_(self.steps)
+        ensemble.stopped += _stopped(notes)
+        for stop in ensemble.stopped:
+            ensemble.live[ensemble.numbers.index(stop.member)] = False
+        ensemble.output.fill_(torch.nan)
+        self.replay(self.steps + 1)
+        return self.steps + 1
 
     def replay(self, steps: int) -> None:
         """Give the scorer the first `steps` steps, which an earlier run left in the store."""
-        if self.scorer is None or steps == 0:
-            return
         ensemble = self.ensemble
-        stored = None if self.writer is None else open_forecast(self.writer.path, allow_partial=True)
         leads = np.arange(steps) * ensemble.model.time_step.astype("timedelta64[ns]")
-        if (
-            stored is None
-            or "ensemble" not in stored.dims
-            or stored.shape[3:] != ensemble.states.shape[1:]
-            or not np.isin(leads, stored["lead_time"]).all()
-        ):
-            log.warning("scores begin at step %d: the steps before are not kept whole", steps)
+        stored = self.stored(leads)
+        if stored is None:
+            if self.scorer is not None:
+                log.warning("no scores before step %d: the store does not hold all of every step", steps)
             return
         for step, lead in enumerate(leads):
-            fields = stored.isel(time=0, ensemble=list(ensemble.numbers)).sel(lead_time=lead)
-            ensemble.output.copy_(torch.from_numpy(fields.values))
-            self.scorer.update(step, ensemble.output)
+            if self.scorer is not None or step == self.steps:
+                ensemble.output.copy_(torch.from_numpy(stored.sel(lead_time=lead).values))
+            if self.scorer is not None:
+                self.scorer.update(step, ensemble.output)
+
+    def stored(self, leads: np.ndarray) -> xr.DataArray | None:
+        """(lead_time, ensemble, variable, lat, lon) of the store; None where it lacks a part of `leads`."""
+        if self.writer is None:
+            return None
+        stored, model = open_forecast(self.writer.path, allow_partial=True), self.ensemble.model
+        names, held = list(model.output_variables), stored["variable"].values
+        if (
+            "ensemble" not in stored.dims
+            or not np.isin(names, held).all()
+            or not np.isin(leads, stored["lead_time"]).all()
+            or not np.array_equal(stored["lat"], model.grid.lat)
+            or not np.array_equal(stored["lon"], model.grid.lon)
+        ):
+            return None
+        stored = stored.isel(time=0, ensemble=list(self.ensemble.numbers)).sel(variable=names)
+        return stored.transpose("lead_time", ...)
+
+
+def _stopped(notes: dict[str, Any]) -> list[Stopped]:
+    return [Stopped(s["member"], s["step"], tuple(s["variables"])) for s in notes["stopped"]]
 
 
 def _check(steps: int, numbers: range, seed: int, batch_size: int | str) -> None:

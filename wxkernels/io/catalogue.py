@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +38,10 @@ class Source:
         return self.array.sizes[self.time] if self.time else 1
 
 
-def catalogue(datasets: Sequence[xr.Dataset], wanted: Sequence[str], where: str) -> list[Source]:
-    """The `wanted` variables (canonical names) in the order asked.
+def catalogue(
+    datasets: Sequence[xr.Dataset], wanted: Sequence[str], where: str, optional: Collection[str] = ()
+) -> list[Source]:
+    """The `wanted` variables (canonical names) in the order asked, without the `optional` ones not there.
 
     UserError: variables that are missing, no latitude and longitude, dims that leave a choice open.
     """
@@ -48,13 +50,14 @@ def catalogue(datasets: Sequence[xr.Dataset], wanted: Sequence[str], where: str)
         for array in dataset.data_vars.values():
             for name, part in _named(array):
                 found.setdefault(name, part)
-    missing = [name for name in wanted if name not in found]
+    there = [name for name in wanted if name in found]
+    missing = [name for name in wanted if name not in found and (not there or name not in optional)]
     if missing:
         held = ", ".join(found) or "no variable that the lexicon knows: " + ", ".join(
             str(name) for dataset in datasets for name in dataset.data_vars
         )
         raise UserError(f"{where}: no {', '.join(missing)}; it holds {held}; give a file with every variable")
-    return [_source(name, found[name], where) for name in wanted]
+    return [_source(name, found[name], where) for name in there]
 
 
 def _named(array: xr.DataArray) -> Iterator[tuple[str, xr.DataArray]]:

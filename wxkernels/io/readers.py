@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,23 +32,24 @@ def open_fields(
     regrid: bool = False,
     times: Sequence[Any] | np.ndarray | None = None,
     untimed: bool = False,
+    optional: Collection[str] = (),
 ) -> xr.DataArray:
     """The fields of a file, lazy: (time, variable, lat, lon) float32, SI units, north to south, from 0 east.
 
-    `variables`: names of any convention. `grid`: what the fields must lie on; points that the file has are
-    selected, others need `regrid`. `times`: the file's times where it states none, else in their place;
-    `untimed` numbers them in seconds from 1970 instead, for means. FourCastNet's HDF5 gives 720 of its 721
-    rows unless `grid` asks for all, and takes its times from the year in its name, 6 hours apart. Units
-    that the file states are converted. UserError: a file that is missing, empty, broken or of no known
-    format, missing variables, another grid, times that are missing or out of order; on reading: NaN,
-    implausible values.
+    `variables`: names of any convention; the canonical ones in `optional` may be absent. `grid`: what the
+    fields must lie on; points that the file has are selected, others need `regrid`. `times`: the file's times
+    where it states none, else in their place; `untimed` numbers them in seconds from 1970 instead, for means.
+    FourCastNet's HDF5 gives 720 of its 721 rows unless `grid` asks for all, and takes its times from the year
+    in its name, 6 hours apart. Units that the file states are converted. UserError: a file that is missing,
+    empty, broken or of no known format, missing variables, another grid, times that are missing or out of
+    order; on reading: NaN, implausible values.
     """
     path = Path(path)
     names = [canonical(name) for name in variables]
     if not names or len(set(names)) != len(names):
         raise UserError(f"{path}: variables {', '.join(names) or '(none)'}: give each once, and at least one")
     datasets, is_fourcastnet = _open(path)
-    sources = catalogue(datasets, names, str(path))
+    sources = catalogue(datasets, names, str(path), optional)
     first = sources[0]
     there, rows, columns = arrange(first.array[first.lat].values, first.array[first.lon].values, str(path))
     if untimed and times is None and first.times is None:
@@ -68,7 +69,8 @@ def open_fields(
         else:
             raise UserError(f"{path}: its grid is {there}, expected {grid}; interpolate with --regrid")
     lazy = LazyFields(sources, valid, there, rows, columns, target, str(path))
-    coords = {"time": valid, "variable": np.array(names), "lat": (target or there).lat}
+    held = np.array([source.name for source in sources])
+    coords = {"time": valid, "variable": held, "lat": (target or there).lat}
     return xr.DataArray(
         xr.Variable(("time", "variable", "lat", "lon"), indexing.LazilyIndexedArray(lazy)),
         coords={**coords, "lon": (grid if grid is not None else there).lon},

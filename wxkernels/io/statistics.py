@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,28 +139,34 @@ def load(path: str | Path, variables: Sequence[str]) -> Statistics:
 
 
 def load_climatology(
-    path: str | Path, variables: Sequence[str], grid: Grid, *, regrid: bool = False
+    path: str | Path,
+    variables: Sequence[str],
+    grid: Grid,
+    *,
+    regrid: bool = False,
+    optional: Collection[str] = (),
 ) -> xr.DataArray:
     """The time mean (variable, lat, lon) float32, SI units, on `grid`.
 
     `path`: FourCastNet's time_means.npy (1, C, H, W), a folder that holds it, or any file of `open_fields`,
-    whose mean over time is taken. UserError: as `load` and `open_fields`; another grid without `regrid`.
+    whose mean over time is taken. `optional`: canonical names that it may lack: NaN. UserError: as `load` and
+    `open_fields`; another grid without `regrid`.
     """
-    path = Path(path)
+    path, names = Path(path), [canonical(name) for name in variables]
     if path.is_dir():
         inside = [p for p in (path / "time_means.npy", path / "time_means.nc") if p.exists()]
         path = inside[0] if inside else tutorial.find(path).time_means or path
     if path.suffix != ".npy":
-        fields = open_fields(path, variables, grid=grid, regrid=regrid, untimed=True)
-        return time_mean(fields)
+        fields = open_fields(path, names, grid=grid, regrid=regrid, untimed=True, optional=optional)
+        return time_mean(fields).reindex(variable=names)
     maps = _read_npy(path, mmap=True)
     if maps.ndim != 4 or maps.shape[0] != 1:
         raise UserError(
             f"{path}: has shape {maps.shape}, expected (1, channel, lat, lon); give time_means.npy"
         )
-    names = tuple(canonical(name) for name in variables)
-    channels = _channel_names(path.parent / _NAMES, maps.shape[1], names, str(path))
-    missing = [name for name in names if name not in channels]
+    needed = [name for name in names if name not in optional]
+    channels = _channel_names(path.parent / _NAMES, maps.shape[1], needed, str(path))
+    missing = [name for name in needed if name not in channels]
     if missing:
         raise UserError(f"{path}: no {', '.join(missing)}; it holds {', '.join(channels)}")
     there = fourcastnet_grid(*maps.shape[2:])
@@ -168,15 +174,17 @@ def load_climatology(
     if points is None and not regrid:
         raise UserError(f"{path}: its grid is {there}, expected {grid}; interpolate with --regrid")
     rows, columns = points if points is not None else (slice(None), slice(None))
-    values = np.stack([maps[0, channels.index(name)][rows][:, columns] for name in names]).astype(np.float32)
+    held = [name for name in names if name in channels]
+    values = np.stack([maps[0, channels.index(name)][rows][:, columns] for name in held]).astype(np.float32)
     if not np.isfinite(values).all():
-        bad = names[int(np.argmin(np.isfinite(values).all(axis=(1, 2))))]
+        bad = held[int(np.argmin(np.isfinite(values).all(axis=(1, 2))))]
         raise UserError(f"{path}: {bad} holds NaN; fill it, or leave the variable out")
     on = grid if points is not None else there
     climatology = xr.DataArray(
-        values, {"variable": list(names), "lat": on.lat, "lon": on.lon}, ("variable", "lat", "lon")
+        values, {"variable": held, "lat": on.lat, "lon": on.lon}, ("variable", "lat", "lon")
     )
-    return climatology if points is not None else regrid_fields(climatology, grid)
+    climatology = climatology if points is not None else regrid_fields(climatology, grid)
+    return climatology.reindex(variable=names)
 
 
 def save_climatology(climatology: xr.DataArray, path: str | Path) -> None:

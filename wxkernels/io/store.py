@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -102,10 +103,36 @@ def _consolidate(path: Path) -> None:
         zarr.consolidate_metadata(path)
 
 
-def mark(path: Path, complete: bool) -> None:
-    """Set the attribute `complete`."""
-    zarr.open_group(path, mode="r+", use_consolidated=False).attrs["complete"] = complete
+def finish(path: Path, notes: Mapping[str, Any]) -> None:
+    """Set `complete` true and the attributes `notes`."""
+    zarr.open_group(path, mode="r+", use_consolidated=False).attrs.update({**notes, "complete": True})
     _consolidate(path)
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed runs left: unfinished files of zarr in the store, unfinished stores beside it.
+
+    Nothing that a process which still runs here is making: it has its number in the name.
+    """
+    for file in path.rglob("*.partial"):
+        if re.fullmatch(r"(\d+|zarr)\.[0-9a-f]{32}\.partial", file.name):
+            file.unlink(missing_ok=True)
+    for folder in path.parent.glob(".*"):
+        left = re.fullmatch(rf"\.{re.escape(path.name)}\.(\d+)\.(partial|old)", folder.name)
+        if left and folder.is_dir() and not _runs_elsewhere(int(left[1])):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _runs_elsewhere(process: int) -> bool:
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def array(path: Path) -> Array:

@@ -20,6 +20,7 @@ _MAY_DIFFER = (
     "command",
     "created",
     "complete",
+    "run",
     "Conventions",
     "coordinates",
 )  # between a run and its resumption
@@ -46,9 +47,9 @@ class ForecastWriter:
 
     Dims (ensemble | statistic, time, lead_time, variable, lat, lon), float32; NaN where nothing is written
     yet. `time`: initial time; `lead_times` (steps + 1,) timedelta64 from 0; `members`: count; `attrs`:
-    provenance, JSON values. `resume` goes on with a store of the same run, or begins one; `overwrite`
-    replaces a store of any other run. UserError: the store exists, is of another run, or cannot be written;
-    an unknown variable, lead time, empty region.
+    provenance, JSON values. `resume` goes on with a store of the same run, or begins one; where that store is
+    complete, `finished` holds its attributes. `overwrite` replaces a store of any other run. UserError: the
+    store exists, is of another run, or cannot be written; an unknown variable, lead time, empty region.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class ForecastWriter:
     ) -> None:
         output = output or Output()
         self.path = Path(path)
+        self.finished: dict[str, Any] | None = None
         self._error: BaseException | None = None
         self.statistics_only = output.statistics_only
         self._shape = (len(variables), *grid.shape)
@@ -85,7 +87,9 @@ class ForecastWriter:
         self._count = len(rows)
         provenance: dict[str, Any] = json.loads(json.dumps(dict(attrs), default=_plain))
         with store.named_errors("write", self.path):
-            if not self._take_existing(coords, provenance, resume, overwrite):
+            resumed = self._take_existing(coords, provenance, resume, overwrite)
+            store.sweep(self.path)
+            if not resumed:
                 store.create(self.path, coords, provenance)
             self._array = store.array(self.path)
         self._queue: queue.Queue[tuple[int, np.ndarray, np.ndarray] | None] = queue.Queue(maxsize=_QUEUE)
@@ -107,7 +111,7 @@ class ForecastWriter:
                 raise UserError(
                     f"{self.path} is of another run ({difference}); give its own arguments to --resume it"
                 )
-            store.mark(self.path, complete=False)
+            self.finished = there if there["complete"] else None
             return True
         if overwrite:
             return False
@@ -153,15 +157,18 @@ class ForecastWriter:
         self._queue.join()
         self._raise()
 
-    def close(self, complete: bool) -> None:
-        """Write what is queued, end the thread; `complete` marks the store as whole. UserError: as `put`."""
+    def close(self, complete: bool, notes: Mapping[str, Any] | None = None) -> None:
+        """Write what is queued, end the thread; `complete` marks the store as whole and adds `notes`.
+
+        notes: attributes, JSON values. UserError: as `put`.
+        """
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
         self._raise()
         if complete:
             with store.named_errors("write", self.path):
-                store.mark(self.path, complete=True)
+                store.finish(self.path, notes or {})
 
     def _raise(self) -> None:
         if self._error is not None:

@@ -71,7 +71,7 @@ def load(
     else:
         model = WeatherModel.from_checkpoint(checkpoint)
     if precipitation is not None:
-        model.diagnostics["tp06"] = _precipitation(precipitation, model)
+        _add_precipitation(precipitation, model)
     return model
 
 
@@ -205,7 +205,9 @@ def _read_field(path: Path) -> np.ndarray:
         raise UserError(f"{path}: is no readable .npy or HDF5 file ({error}); copy it again") from None
 
 
-def _precipitation(path: str | Path, model: WeatherModel) -> PrecipNet:
+def _add_precipitation(path: str | Path, model: WeatherModel) -> None:
+    if "tp06" in model.output_variables:
+        raise UserError(f"{path}: {model.source} has tp06 already; leave precipitation= away")
     checkpoint = read(path)
     if "backbone.pos_embed" not in checkpoint.state:
         raise UserError(
@@ -217,4 +219,5 @@ def _precipitation(path: str | Path, model: WeatherModel) -> PrecipNet:
             f"{path}: expected at most {len(model.variables)} inputs and 1 output, got {net.in_chans} and "
             f"{net.backbone.out_chans}; give the PrecipNet of this backbone"
         )
-    return net
+    model.diagnostics["tp06"] = net
+    model.source, model.sha256 = f"{model.source}, {path}", f"{model.sha256}, {checkpoint.sha256}"

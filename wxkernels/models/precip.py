@@ -31,12 +31,12 @@ class PrecipNet(nn.Module):
         return self.backbone.in_chans
 
     def forward(self, x: Tensor) -> Tensor:
-        y = each_member(self._sharpen, self.backbone(x))
-        return EPSILON * torch.expm1(y.to(torch.promote_types(y.dtype, torch.float32)))
+        return each_member(self._sharpen, self.backbone(x))
 
     def _sharpen(self, y: Tensor) -> Tensor:
         y = F.pad(F.pad(y, (1, 1, 0, 0), mode="circular"), (0, 0, 1, 1))
-        return F.relu(self.conv(y))
+        y = F.relu(self.conv(y))
+        return EPSILON * torch.expm1(y.to(torch.promote_types(y.dtype, torch.float32)))
 
     @classmethod
     def from_state_dict(

@@ -26,7 +26,8 @@ class WeatherModel:
     """One step of a forecast: state (B, C, H, W), normalised, at a time -> the state `time_step` later.
 
     C = len(variables). The network gets the state and, after it, the static channels. A diagnostic maps the
-    normalised state to one variable more, in its own units. Raises ValueError for parts that do not fit.
+    normalised state to one variable more, in its own units. `source` names the files the model came from,
+    `sha256` is theirs. Raises ValueError for parts that do not fit.
     """
 
     network: nn.Module
@@ -45,6 +46,8 @@ class WeatherModel:
         C, (H, W) = len(self.variables), self.grid.shape
         if len(set(self.variables)) != C:
             raise ValueError(f"variables: expected each once, got {', '.join(self.variables)}")
+        if twice := self.diagnostics.keys() & set(self.variables):
+            raise ValueError(f"diagnostics: {', '.join(twice)} is a variable of the state already")
         if isinstance(self.network, AFNONet):
             self._check_network(self.network)
         for name in ("mean", "std"):
@@ -66,6 +69,11 @@ class WeatherModel:
             raise ValueError(f"variables: expected {network.out_chans} from the network, got {C}")
         if network.in_chans != C + S:
             raise ValueError(f"static: expected {network.in_chans - C} channels from the network, got {S}")
+
+    @property
+    def output_variables(self) -> tuple[str, ...]:
+        """What a forecast holds at each lead time: the variables of the state, then the diagnosed ones."""
+        return *self.variables, *self.diagnostics
 
     @property
     def batch_invariant(self) -> bool:
@@ -108,7 +116,10 @@ class WeatherModel:
     @torch.no_grad()
     def diagnose(self, x: Tensor) -> dict[str, Tensor]:
         """Diagnosed variables of the normalised state x (B, C, H, W), each (B, H, W) in its own units."""
-        return {name: network(x[:, : network.in_chans])[:, 0] for name, network in self.diagnostics.items()}
+        return {
+            name: network(x[:, : network.in_chans].to(network.conv.weight.dtype))[:, 0]
+            for name, network in self.diagnostics.items()
+        }
 
     def save(self, path: str | Path) -> None:
         """Write the model to one safetensors file that `load` reads back identically; replaces it at once."""

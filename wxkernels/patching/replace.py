@@ -83,8 +83,9 @@ def patch(model: Any, *, backend: str | None = None, probe: bool = True) -> Repo
     a probe is at most twice its own. Type, parameters, state_dict, hooks and `meta` stay. Copies and pickles
     stay patched; to read such a pickle one needs wxkernels, so `unpatch` before saving for elsewhere.
     Patching again replaces the patch. `model` is a torch.nn.Module, or an object that holds one at `.model`.
-    `backend` names one for all calls; by default each call chooses by its tensors. Raises UserError when
-    `model` holds no module or the named backend cannot run here; the model is then as it was.
+    `backend` names one for all calls (torch.compile then breaks its graph at each layer); by default each
+    call chooses by its tensors. Raises UserError when `model` holds no module or the named backend cannot run
+    here; the model is then as it was.
     """
     network = _network(model)
     report = Report()
@@ -110,7 +111,7 @@ def patch(model: Any, *, backend: str | None = None, probe: bool = True) -> Repo
         report._before.append((layer, layer.__dict__.get("forward")))
         layer.__dict__["forward"] = PatchedForward(layer, backend)
     if not chosen:
-        log.warning("patch: nothing was replaced in %s: %s", type(network).__qualname__, report)
+        log.warning("patch: nothing was replaced in %s; the report says why", type(network).__qualname__)
     return report
 
 

@@ -24,7 +24,8 @@ def verify(
 
     forecast: the path of a store, or a DataArray (ensemble, time, lead_time, variable, lat, lon), of which
     ensemble and time may be no dimensions; one time and lead is read at a time. The other arguments are those
-    of `Scorer`; returns its `result`. allow_partial admits a store whose run has not ended. Raises UserError.
+    of `Scorer`; returns its `result`. What the forecast's attribute `diagnosed` names is scored where the
+    truth has it. allow_partial admits a store whose run has not ended. Raises UserError.
     """
     if not isinstance(forecast, xr.DataArray):
         forecast = open_forecast(forecast, allow_partial=allow_partial)
@@ -39,9 +40,12 @@ def verify(
         if dim not in forecast.dims:
             forecast = forecast.expand_dims(dim)
     forecast = forecast.transpose("time", "lead_time", "ensemble", "variable", "lat", "lon")
+    names = [str(name) for name in forecast["variable"].values]
+    absent = set(forecast.attrs.get("diagnosed", ())) - set(truth["variable"].values)
     scorer = Scorer(
         truth,
-        variables=[str(name) for name in forecast["variable"].values],
+        variables=[name for name in names if name not in absent],
+        channels=names,
         grid=forecast,
         init_time=forecast["time"].values[0],
         lead_times=forecast["lead_time"].values,

@@ -81,7 +81,8 @@ def plot_maps(
 
     forecast (ensemble or statistic, lead_time, variable, lat, lon) with coordinate time, or with dimension
     time, of which the first is drawn; truth (time, variable, lat, lon), rows and columns of the forecast
-    among its own. Spread is left out for one member, truth and error where the truth lacks the valid time.
+    among its own. Spread is left out for one member, truth and error where the truth lacks the valid time or
+    the variable.
     Raises UserError for a variable or lead time that is not there and for a missing matplotlib.
     """
     forecast = forecast.isel(time=0) if "time" in forecast.dims else forecast
@@ -127,7 +128,7 @@ def _panels(
             f"{variable} is not finite anywhere at this lead time (every member stopped, or not written)"
         )
     panels = [("forecast" if spread is None else "ensemble mean", mean, "field")]
-    if truth is not None and valid_time in truth["time"].values:
+    if truth is not None and valid_time in truth["time"].values and variable in truth["variable"].values:
         lined_up = aligned(truth, [variable], mean["lat"].values, mean["lon"].values, "truth")
         observed = mean.copy(data=lined_up.sel(time=valid_time).values[0])
         error = mean - observed

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from wxkernels.errors import UserError
 
-_KEY_VARIABLES = ("z500", "t850", "t2m", "u10m", "msl", "h", "u", "v")
+_KEY_VARIABLES = ("z500", "t850", "t2m", "tp06", "u10m", "msl", "h", "u", "v")
 _SHOWN_VARIABLES, _SHOWN_LEADS = 4, 10
 _REFERENCES: tuple[Literal["persistence"], Literal["climatology"]] = ("persistence", "climatology")
 _COLUMNS = {

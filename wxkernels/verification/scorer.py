@@ -46,9 +46,10 @@ class Scorer:
     truth: DataArray (time, variable, lat, lon), physical units, read one time at a time, so it may be lazy.
     init_time: the first initial time; `start` moves on to another. lead_times (L,) timedelta64: step i of
     `update` is lead_times[i]. variables: names in channel order; grid: anything with .lat and .lon in
-    degrees, whose rows and columns the truth must contain; both default to the truth's own. climatology:
-    DataArray (variable, lat, lon), for ACC. weights: "weatherbench2" or "fourcastnet": the area weights,
-    and how RMSE is averaged over initial times.
+    degrees, whose rows and columns the truth must contain; both default to the truth's own. channels: names
+    in channel order where the forecast has more than `variables`. climatology: DataArray (variable, lat,
+    lon), for ACC; a variable that is NaN everywhere has none. weights: "weatherbench2" or "fourcastnet": the
+    area weights, and how RMSE is averaged over initial times.
 
     Errors are formed in float64 before any product: a large offset (geopotential) costs no digits. Memory
     is that of one lead time. Points where truth or climatology are not finite are left out; a valid time
@@ -65,6 +66,7 @@ class Scorer:
         lead_times: Sequence[np.timedelta64] | np.ndarray,
         variables: Sequence[str] | None = None,
         grid: Any = None,
+        channels: Sequence[str] | None = None,
         climatology: xr.DataArray | None = None,
         weights: Convention = "weatherbench2",
     ) -> None:
@@ -74,6 +76,7 @@ class Scorer:
         self.lead_times = np.asarray(lead_times, dtype="timedelta64[ns]")
         self.weights = weights
         self.missing: set[np.datetime64] = set()
+        self._channels = list(self.variables if channels is None else channels)
         self._lat = np.asarray(grid.lat, dtype=np.float64)
         self._lon = np.asarray(grid.lon, dtype=np.float64)
         self._row_weights = torch.from_numpy(latitude_weights(self._lat, weights))  # (H,)
@@ -81,11 +84,12 @@ class Scorer:
         self._index = self._truth.indexes["time"]
         if not self._index.is_unique:
             raise UserError("truth: a time occurs twice; drop the duplicates")
-        self._climatology = None
+        self._climatology: list[Tensor | None] = [None] * len(self.variables)
         if climatology is not None:
             mean = aligned(climatology, self.variables, self._lat, self._lon, "climatology")
-            self._climatology = _tensor(mean)  # (C, H, W)
-        self._scored: set[tuple[np.datetime64, int]] = set()
+            self._climatology = [field if field.isfinite().any() else None for field in _tensor(mean)]
+        #: Initial time and step of each `update`.
+        self.scored: set[tuple[np.datetime64, int]] = set()
         self._sums: Tensor | None = None
         self.start(init_time)
 
@@ -97,7 +101,7 @@ class Scorer:
     def update(self, step: int, forecast: Tensor) -> None:
         """Score all members at one lead time: forecast (M, C, H, W) in physical units, on any device."""
         self._check(step, forecast)
-        self._scored.add((self.init_time, step))
+        self.scored.add((self.init_time, step))
         truth = self._truth_at(self.init_time + self.lead_times[step])
         if truth is None:
             return
@@ -109,9 +113,9 @@ class Scorer:
             forecast = forecast.float()
         truth = truth.to(device)
         self._initial = None if self._initial is None else self._initial.to(device)
-        self._climatology = None if self._climatology is None else self._climatology.to(device)
-        for channel in range(len(self.variables)):
-            self._score(step, channel, forecast[:, channel], truth[channel])
+        self._climatology = [None if field is None else field.to(device) for field in self._climatology]
+        for channel, name in enumerate(self.variables):
+            self._score(step, channel, forecast[:, self._channels.index(name)], truth[channel])
 
     def result(self) -> xr.Dataset:
         """Scores so far: Dataset (lead_time, variable, rank), float64, NaN where nothing was scored.
@@ -155,7 +159,7 @@ class Scorer:
         }
         attrs = {
             "area_weights": self.weights,
-            "initial_times": _times_text(time for time, _ in self._scored),
+            "initial_times": _times_text(time for time, _ in self.scored),
             "ensemble_members": self._ranks.shape[-1] - 1,
             "missing_truth": missing,
         }
@@ -172,7 +176,7 @@ class Scorer:
         self._times = np.zeros(leads, dtype=np.int64)
 
     def _check(self, step: int, forecast: Tensor) -> None:
-        shape = (len(self.variables), len(self._lat), len(self._lon))
+        shape = (len(self._channels), len(self._lat), len(self._lon))
         if not 0 <= step < len(self.lead_times):
             raise UserError(f"step {step}: the scorer was given {len(self.lead_times)} lead times")
         if forecast.ndim != 4 or tuple(forecast.shape[1:]) != shape or len(forecast) == 0:
@@ -181,12 +185,13 @@ class Scorer:
         if self._sums is not None and len(forecast) != self._ranks.shape[-1] - 1:
             before = self._ranks.shape[-1] - 1
             raise UserError(f"forecast: {len(forecast)} members after {before}; use another Scorer for them")
-        if (self.init_time, step) in self._scored:
+        if (self.init_time, step) in self.scored:
             raise UserError(f"step {step} from {_times_text([self.init_time])} has been scored before")
 
     def _score(self, step: int, channel: int, members: Tensor, truth: Tensor) -> None:
         assert self._sums is not None
-        references = [None if r is None else r[channel] for r in (self._initial, self._climatology)]  # (H, W)
+        initial = None if self._initial is None else self._initial[channel]
+        references = [initial, self._climatology[channel]]  # (H, W)
         points = truth.isfinite()
         for reference in references:
             points = points if reference is None else points & reference.isfinite()

@@ -6,8 +6,8 @@ namespace wxkernels {
 
 enum class Dtype { float32, bfloat16, float16 };
 
-// One call of the spectral filter (AFNO2D of FourCastNet): out = irfft2(softshrink(MLP(rfft2(x)))) + x, with a
-// complex block-diagonal MLP on the kept modes; every other mode is zero. Strides are in elements.
+// One call of the spectral filter (AFNO2D of FourCastNet): out = irfft2(softshrink(MLP(rfft2(x)))) + x, with
+// a complex block-diagonal MLP on the kept modes; every other mode is zero. Strides are in elements.
 struct SpectralFilter {
   const void* x;  // (batch, height, width, blocks * block_size), channel stride 1
   void* out;      // the same shape, contiguous; must not overlap x
@@ -19,11 +19,11 @@ struct SpectralFilter {
   const float* w2;                                    // (2, blocks, hidden_size, block_size)
   const float* b2;                                    // (2, blocks, block_size)
   float threshold;                                    // of the softshrink
-  int64_t row_start, row_stop, columns;               // kept modes: rows of the height, columns of width / 2 + 1
+  int64_t row_start, row_stop, columns;  // kept modes: rows of the height, columns of width / 2 + 1
 };
 
-// Runs on the CPU with the instruction set in force (cpu.h) and at most `threads` threads. A sample's bits do not
-// depend on `batch` nor on `threads`. May be called from several threads at once. Throws std::bad_alloc.
+// Runs on the CPU with the instruction set in force (cpu.h) and at most `threads` threads. A sample's bits do
+// not depend on `batch` nor on `threads`. May be called from several threads at once. Throws std::bad_alloc.
 void spectral_filter(const SpectralFilter& op, int threads);
 
 }  // namespace wxkernels

@@ -1,4 +1,4 @@
-"""The spectral filter in C++ on the CPU: one fused pass over channel blocks, only the kept columns computed."""
+"""The spectral filter in C++ on the CPU: fused over channel blocks, only the kept columns computed."""
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ def spectral_filter(
     sparsity_threshold: float,
     hard_thresholding_fraction: float,
 ) -> Tensor:
-    """The formula of `reference`; float32 inside, and for bfloat16 x bfloat16 products where the CPU has them.
+    """The formula of `reference`; float32 inside; products in bfloat16 where x and the CPU have it.
 
     x (B, H, W, C) float32, bfloat16 or float16 on the CPU. With unit stride over C it is read where it lies.
     """

@@ -1,0 +1,89 @@
+"""The choice of a backend: by device and dtype, by name, by record; and what a wrong name says."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from wxkernels import _native, backends
+from wxkernels.errors import UserError
+from wxkernels.ops import spectral_filter
+from wxkernels.ops.spectral_filter import OP, native, reference
+
+TENSORS = [torch.randn(1, 4, 6, 2), *(torch.randn(2, 1, 2, 2), torch.randn(2, 1, 2)) * 2]
+needs_core = pytest.mark.skipif(_native.core is None, reason=str(_native.reason))
+
+
+@needs_core
+def test_native_is_chosen_and_float64_goes_to_the_reference(caplog):
+    assert OP.choose(*TENSORS) is native
+    with caplog.at_level(logging.INFO, "wxkernels"):
+        OP._told.clear()
+        assert OP.choose(*(t.double() for t in TENSORS)) is reference
+        assert OP.choose(*(t.double() for t in TENSORS)) is reference
+    assert sum("native on cpu, torch.float64 is passed over" in r.message for r in caplog.records) == 1
+
+
+def test_a_named_backend_is_used_or_raises():
+    with backends.use("reference"):
+        assert OP.choose(*TENSORS) is reference
+    if _native.core is not None:
+        with (
+            backends.use("native"),
+            pytest.raises(RuntimeError, match="'native' was asked for, but it takes"),
+        ):
+            spectral_filter(*(t.double() for t in TENSORS))
+    with pytest.raises(UserError, match="there is no backend 'magic'; choose one of"), backends.use("magic"):
+        pass
+
+
+def test_a_gpu_backend_waits_for_its_record(monkeypatch, tmp_path):
+    monkeypatch.setattr(backends, "device_architecture", lambda device: "sm_90")
+    assert OP._unproven("triton", TENSORS[0]).startswith("its tests have no record on sm_90")
+    record = {"op": "spectral_filter", "backend": "triton", "architecture": "sm_90"}
+    (tmp_path / "verified.json").write_text(json.dumps({"records": [record]}))
+    monkeypatch.setattr(backends, "files", lambda package: tmp_path)
+    backends.verified.cache_clear()
+    try:
+        assert OP._unproven("triton", TENSORS[0]) is None
+        monkeypatch.setattr(backends, "device_architecture", lambda device: "sm_80")
+        assert OP._unproven("triton", TENSORS[0]) is not None
+    finally:
+        backends.verified.cache_clear()
+
+
+@needs_core
+def test_an_instruction_set_is_held_inside_the_block_only():
+    before = _native.core.isa()
+    with backends.use_isa("scalar"):
+        assert _native.core.isa() == "scalar"
+    assert _native.core.isa() == before
+    with pytest.raises(ValueError, match="does not run on this machine"), backends.use_isa("avx1024"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [("WXKERNELS_BACKEND", "there is no backend 'magic'"), ("WXKERNELS_ISA", 'instruction set "magic"')],
+)
+def test_a_wrong_environment_is_one_line(variable, message):
+    command = [sys.executable, "-m", "wxkernels.cli", "info"]
+    done = subprocess.run(command, env={**os.environ, variable: "magic"}, capture_output=True, text=True)
+    if variable == "WXKERNELS_ISA" and _native.core is None:
+        pytest.skip(str(_native.reason))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_import_is_light_and_changes_nothing():
+    code = (
+        "import sys, torch; before = set(sys.modules); import wxkernels; wxkernels.__version__;"
+        "heavy = {'xarray', 'zarr', 'h5py', 'scipy', 'triton', 'matplotlib'} & (set(sys.modules) - before);"
+        "assert not heavy, heavy; assert wxkernels.patch; assert 'ops' in dir(wxkernels)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
