@@ -17,24 +17,39 @@ NAMES = ("ai-models-fourcastnet", "physicsnemo", "modulus")
 _libraries = []  # a library's operators live as long as the object
 
 
-def define_torchvision_operators() -> None:
-    """timm imports torchvision, whose wheel needs a CUDA torch; without one these operators are missing."""
-    if _libraries or importlib.util.find_spec("torchvision") is None:
-        return
+def make_importable() -> None:
+    """Let the hosts' networks be imported beside a CPU torch.
+
+    They take two names from timm, which imports torchvision, whose wheel needs a CUDA torch: where it is
+    installed its operators are defined, and where timm still cannot be imported a module of the two stands in.
+    """
+    if not _libraries and importlib.util.find_spec("torchvision") is not None:
+        try:
+            library = torch.library.Library("torchvision", "DEF")
+        except RuntimeError:  # a torchvision that fits this torch has defined them
+            pass
+        else:
+            for name in ("nms", "qnms"):
+                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _libraries.append(library)
     try:
-        library = torch.library.Library("torchvision", "DEF")
-    except RuntimeError:  # a torchvision that fits this torch has defined them
-        return
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _libraries.append(library)
+        importlib.import_module("timm.models.layers")
+    except ImportError:
+        for name in [n for n in sys.modules if n.partition(".")[0] == "timm"]:  # what a failed import left
+            del sys.modules[name]
+        layers = ModuleType("timm.models.layers")
+        layers.__dict__.update(DropPath=nn.Identity, trunc_normal_=nn.init.trunc_normal_)
+        timm = {"timm": ModuleType("timm"), "timm.models": ModuleType("timm.models"), layers.__name__: layers}
+        sys.modules.update(timm)
 
 
 def module(name: str) -> ModuleType:
     """Import a host's module; the test is skipped where it is not installed."""
-    define_torchvision_operators()
+    make_importable()
     return pytest.importorskip(
-        name, reason=f"{name} is not installed (ci/hosts.sh installs it)", exc_type=ImportError
+        name,
+        reason=f"{name} or what it needs is not installed (ci/hosts.sh installs all hosts)",
+        exc_type=ImportError,
     )
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from tests.models import published
+from tests import hosts
 from wxkernels.cli.bench import main
 
 QUICK = ["spectral_filter", "--shape", "6x10x8x2", "--rounds", "2", "--backend", "eager"]
@@ -57,7 +57,7 @@ def test_bad_input_gets_one_line(arguments, message):
 
 
 def test_the_patched_network_is_held_to_the_published_one(tmp_path):
-    published.afnonet()  # or skip; it stays imported, for the case to find
+    hosts.module("ai_models_fourcastnet.afnonet")  # or skip
     done = run(
         "fourcastnet", "--shape", "32x64x3x8x16x1", "--rounds", 1, "--backend", "patched",
         "--json", tmp_path / "a.json",

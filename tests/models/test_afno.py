@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.models import published
+from tests import hosts
 from tests.models.networks import SMALL, randomise, small
 from wxkernels import backends
 from wxkernels.errors import UserError
@@ -154,7 +154,7 @@ def test_a_state_dict_that_does_not_fit_gets_one_line(spoil, message):
 )
 def test_as_exact_as_the_published_network(changes):
     config = SMALL | changes
-    theirs = randomise(published.afnonet().AFNONet(**config)).eval()
+    theirs = randomise(hosts.module("ai_models_fourcastnet.afnonet").AFNONet(**config)).eval()
     ours = AFNONet.from_state_dict(
         theirs.state_dict(),
         hard_thresholding_fraction=config.get("hard_thresholding_fraction", 1.0),
@@ -171,7 +171,7 @@ def test_as_exact_as_the_published_network(changes):
 
 def test_starts_from_the_published_initial_values():
     torch.manual_seed(1)
-    theirs = published.afnonet().AFNONet(**SMALL | {"embed_dim": 96}).state_dict()
+    theirs = hosts.module("ai_models_fourcastnet.afnonet").AFNONet(**SMALL | {"embed_dim": 96}).state_dict()
     for key, value in AFNONet(**SMALL | {"embed_dim": 96}).state_dict().items():
         assert value.shape == theirs[key].shape
         spreads = float(value.std(correction=0)), float(theirs[key].std(correction=0))

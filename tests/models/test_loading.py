@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from tests import hosts
-from tests.models import published
 from tests.models.networks import randomise, small
 from tests.models.test_checkpoint import _mdlus
 from wxkernels.errors import UserError
@@ -156,7 +155,7 @@ def test_precipitation_is_a_diagnostic(tmp_path):
 
 
 def test_precipitation_as_exact_as_the_published_network():
-    theirs = published.afnonet()
+    theirs = hosts.module("ai_models_fourcastnet.afnonet")
     net = theirs.PrecipNet(theirs.AFNONet((16, 32), (4, 4), 5, 1, embed_dim=24, depth=2, num_blocks=4))
     randomise(net)
     ours, x = PrecipNet.from_state_dict(net.state_dict()), torch.randn(2, 5, 16, 32)

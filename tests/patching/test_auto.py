@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[2]
 
 PREAMBLE = """
 import importlib, inspect, logging, os, sys, torch
-from tests.hosts import define_torchvision_operators
-define_torchvision_operators()
+from tests.hosts import make_importable
+make_importable()
 module, name = sys.argv[1:]
 """
 
