@@ -21,7 +21,7 @@ def make_importable() -> None:
     """Let the hosts' networks be imported beside a CPU torch.
 
     They take two names from timm, which imports torchvision, whose wheel needs a CUDA torch: where it is
-    installed its operators are defined, and where timm still cannot be imported a module of the two stands in.
+    installed its operators are defined, and where timm still cannot be imported a module of two stands in.
     """
     if not _libraries and importlib.util.find_spec("torchvision") is not None:
         try:

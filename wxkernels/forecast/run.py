@@ -265,7 +265,7 @@ class _Run:
     def recall(self, notes: dict[str, Any], identity: dict[str, Any]) -> int:
         """Take a finished run from its store instead of making it; returns the step after its last."""
         assert self.writer is not None
-        pass
+        refuse_other(f"{self.writer.path} is the forecast", notes, identity)
         log.warning("%s is complete: nothing is run again", self.writer.path)
         ensemble = self.ensemble
         ensemble.at.fill_(self.steps)
