@@ -46,7 +46,7 @@ def test_list_names_what_cannot_run_and_why():
         (["--dtype", "int8"], "--dtype: spectral_filter takes"),
         (["--backend", "magic"], "--backend: there is no 'magic'"),
         (["--backend", "triton"], "--backend: triton cannot run here"),
-        (["--device", "abacus"], "--device: 'abacus' is no device"),
+        (["--device", "abacus"], "--device: 'abacus' is none of ours"),
     ],
 )
 def test_bad_input_gets_one_line(arguments, message):

@@ -57,6 +57,16 @@ def test_nan_count_and_place(tmp_path):
     assert open_fields(path, ["z500"]).isel(time=0).notnull().all()  # what is whole is read
 
 
+def test_nan_passes_where_it_is_asked_for(tmp_path):
+    f = samples.fields()
+    f[1, 2, 3, 4:6], f[2, 0] = np.nan, np.nan
+    path = save(samples.flat(f), tmp_path)
+    np.testing.assert_array_equal(open_fields(path, samples.NAMES, nan="keep").values, f.values)
+    fails(path, "fill them$")
+    f[1, 2, 0, 0] = 1e9  # what is there is checked all the same
+    fails(save(samples.flat(f), tmp_path), "z500 runs from .* to 1e.09", nan="keep")
+
+
 def test_missing_variables(tmp_path):
     path = save(samples.flat(samples.fields()), tmp_path)
     fails(path, "no tcwv, sp; it holds t2m, msl, z500", ["t2m", "tcwv", "sp"])
@@ -73,7 +83,7 @@ def test_times_out_of_order_or_twice(tmp_path):
 def test_times_that_are_missing(tmp_path):
     f = samples.fields()
     path = save(samples.flat(f.rename(time="month").drop_vars("month")), tmp_path)
-    fails(path, "states no times .*month of 3")
+    fails(path, r"states no times .*month of 3.*expand_dims\(time=.*year in the file name")
     fails(path, "2 times given, it holds 3", times=["2018-01-01", "2018-01-02"])
     fails(path, "write them as 2018-01-01T06:00", times=["Monday", "a", "b"])
     fails(save(samples.flat(f.isel(time=slice(0, 0))), tmp_path), "holds no times")

@@ -109,6 +109,8 @@ def test_climatology_from_data_and_back(tmp_path):
     c = load_climatology(tmp_path / "f.nc", samples.NAMES, samples.GRID)
     np.testing.assert_allclose(c.values, f.values.astype(np.float64).mean(0), rtol=1e-6)
     statistics.save_climatology(c, tmp_path / "time_means.nc")
+    with pytest.raises(UserError, match=r"cannot write .*means.zarr: .*end its name with .nc"):
+        statistics.save_climatology(c, tmp_path / "means.zarr")
     again = load_climatology(tmp_path, samples.NAMES, samples.GRID)
     xr.testing.assert_equal(again, c)
 

@@ -166,6 +166,8 @@ def test_statistics_only(tmp_path):
     [
         (Output(variables=["tcwv"]), "no variable tcwv; it has t2m, z500, u500"),
         (Output(lead_times=[np.timedelta64(7, "h")]), "no lead time 7 h; it has 0 h, 6 h"),
+        (Output(variables=["z500", "t2m", "z500"]), "output: variable z500 is given twice"),
+        (Output(lead_times=np.array([0, 6, 6], "m8[h]")), "output: lead time 6 h is given twice"),
         (Output(region=(10, 3, 5, 4)), "holds no point"),
     ],
 )
@@ -198,8 +200,12 @@ def test_netcdf_is_cf_and_whole(tmp_path):
         assert data["lead_time"].values[1] == np.timedelta64(6, "h")
         for at, name in enumerate(NAMES):
             np.testing.assert_array_equal(data[name][:, 0].values.swapaxes(0, 1), FIELDS[:, :, at])
-    with pytest.raises(UserError, match=r"cannot write .*f.nc"):
-        to_netcdf(tmp_path / "f.zarr", tmp_path / "nowhere" / "f.nc")
+    nowhere = tmp_path / "nowhere"
+    with pytest.raises(UserError) as error:
+        to_netcdf(tmp_path / "f.zarr", nowhere / "f.nc")
+    assert str(error.value) == (
+        f"cannot write {nowhere / 'f.nc'}: no folder {nowhere}; make it or choose another path"
+    )
     assert not list(tmp_path.glob(".*"))
 
 

@@ -70,6 +70,16 @@ def test_several_initial_times(truth, members):
     xr.testing.assert_identical(found, scorer.result())
 
 
+def test_initial_times_without_truth_are_passed_over(truth, members, score_steps):
+    dims = ("time", "lead_time", "ensemble", "variable", "lat", "lon")
+    times = START - np.array([365, 0], dtype="timedelta64[D]")
+    coords = {"time": times, "lead_time": LEADS, **{name: truth[name] for name in truth.dims[1:]}}
+    found = verify(xr.DataArray(np.stack([members, members]), coords, dims), truth)
+    expected = score_steps(truth, members)
+    xr.testing.assert_equal(found, expected)
+    assert found.attrs["missing_truth"].startswith("2017-01-01T00:00, ")
+
+
 def test_deterministic_forecast_needs_no_member_dimension(truth, members, score_steps):
     coords = {"lead_time": LEADS, "time": START, **{name: truth[name] for name in truth.dims[1:]}}
     forecast = xr.DataArray(members[:, 0], coords, ("lead_time", "variable", "lat", "lon"))

@@ -1,6 +1,7 @@
 """Pictures: what is drawn, on which limits, with which words."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,6 +139,21 @@ def test_pictures_leave_pyplot_alone(truth, members, score_steps, drawn, tmp_pat
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_picture_is_whole_or_not_there(truth, members, score_steps, tmp_path, monkeypatch, error):
+    (tmp_path / "scores.png").write_text("before")
+
+    def half(figure, path, **options):
+        Path(path).write_text("half")
+        raise error
+
+    monkeypatch.setattr(Figure, "savefig", half)
+    with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt):
+        plot_scores(score_steps(truth, members), tmp_path / "scores.png")
+    assert [file.name for file in tmp_path.iterdir()] == ["scores.png"]
+    assert (tmp_path / "scores.png").read_text() == "before"
+
+
 def test_faults_get_one_clear_line(truth, members, score_steps, tmp_path, monkeypatch):
     forecast, dataset = stored(truth, members), score_steps(truth, members)
     cases = {
@@ -151,7 +167,9 @@ def test_faults_get_one_clear_line(truth, members, score_steps, tmp_path, monkey
             forecast * np.nan, truth, "u10m", LEADS[1], tmp_path / "maps.png"
         ),
         "no scores of q; there are u10m, t2m": lambda: plot_scores(dataset, tmp_path / "scores.png", ["q"]),
-        "scores.xyz: the picture cannot be written": lambda: plot_scores(dataset, tmp_path / "scores.xyz"),
+        "cannot write .*scores.xyz: Format 'xyz' is not supported": lambda: plot_scores(
+            dataset, tmp_path / "scores.xyz"
+        ),
     }
     for message, call in cases.items():
         with pytest.raises(UserError, match=message) as caught:

@@ -72,6 +72,8 @@ def test_table_fits_and_shows_the_numbers(dataset):
     lead = skill_lead(dataset, against="persistence").sel(variable="t2m").values / np.timedelta64(1, "h")
     assert f"t2m: RMSE beats persistence to {lead:g} h, " in text
     assert "no truth at 2018-01-03T00:00: not scored" in text
+    dataset.attrs["missing_truth"] = "2018-01-03T00:00, 2018-01-03T06:00, 2018-01-04T00:00"
+    assert "no truth at 3 times, 2018-01-03T00:00 to 2018-01-04T00:00: not scored" in printed(dataset)
 
 
 def test_table_says_what_is_undefined(make_fields, score_steps):
@@ -141,5 +143,5 @@ def test_files_are_replaced_whole(dataset, tmp_path, write, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["scores"]
     write(dataset, path)
     assert path.read_text() != "before"
-    with pytest.raises(UserError, match="absent/scores: cannot be written"):
+    with pytest.raises(UserError, match=r"cannot write .*absent/scores: no folder .*absent; make it"):
         write(dataset, tmp_path / "absent" / "scores")

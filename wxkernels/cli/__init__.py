@@ -34,7 +34,9 @@ def torch_device(name: str) -> Any:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"--device: {name!r} is no device; use cpu or cuda") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device: {name!r} is none of ours; use cpu or cuda")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise UserError(f"--device: {name}, but this PyTorch finds {found} CUDA or ROCm devices; use cpu")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shlex
+import shutil
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -59,11 +61,13 @@ DEFAULT_LEVEL, DEFAULT_LENGTH_KM = 0.04, 700.0
     " [spherical; none for one member]",
 )
 @click.option("--level", type=click.FloatRange(0), default=DEFAULT_LEVEL, show_default=True,
-              help="Standard deviation of the noise in normalised units.")  # fmt: skip
-@click.option("--length-scale", type=click.FloatRange(0), default=DEFAULT_LENGTH_KM, show_default=True,
-              help="Length scale of spherical noise in km.")  # fmt: skip
+              help="Standard deviation of the noise, normalised; fitted to the shipped model.")  # fmt: skip
+@click.option("--length-scale", type=click.FloatRange(23), default=DEFAULT_LENGTH_KM, show_default=True,
+              help="Length scale of spherical noise in km; fitted to the shipped model.")  # fmt: skip
 @click.option("--control", is_flag=True, help="Leave member 0 unperturbed.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the noise.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, help="Seed of the noise."
+)
 @click.option(
     "--batch-size", default="auto", show_default=True, help="Members at once; the result is the same."
 )
@@ -92,7 +96,6 @@ def forecast(source: Path | None, model: Path | None, **options: Any) -> None:
     shipped = source is None and model is None
     console = Console(highlight=False)
     report = {name: options.pop(name) for name in scores.NAMES}
-    scores.check(report["score_file"])
     if report["maps"] and options["statistics_only"]:
         raise UserError("--maps: draws the members; leave --statistics-only away")
     if options["threads"]:
@@ -100,12 +103,13 @@ def forecast(source: Path | None, model: Path | None, **options: Any) -> None:
     case = _case(source, model, options)
     if case.truth is None and any(report[name] for name in ("score_file", "plot", "maps")):
         raise UserError("there is no truth to score against; give it with --truth")
-    store = _store(options["output"], options["resume"])
+    store, output = _store(options["output"], options["resume"]), _output(options)
     if shipped:
-        for name, suffix in (("score_file", "-scores.csv"), ("plot", "-scores.png"), ("maps", "-maps.png")):
-            report[name] = report[name] or store.with_name(store.stem + suffix)
-        if options["statistics_only"]:
-            report["maps"] = None
+        _name_reports(report, store, options["statistics_only"])
+    leads = (np.arange(options["steps"] + 1) * case.model.time_step).astype("timedelta64[ns]")
+    kept = case.model.output_variables if output.variables is None else output.variables
+    netcdf = [] if options["netcdf"] is None else [options["netcdf"]]
+    scores.check(report, kept, leads if output.lead_times is None else np.array(output.lead_times), netcdf)
     count = options["members"]
     console.print(
         f"{count} member{'s' if count > 1 else ''}, {options['steps']} steps of {_hours(case)} h from"
@@ -114,7 +118,7 @@ def forecast(source: Path | None, model: Path | None, **options: Any) -> None:
         soft_wrap=True,
     )
     with backends.use(options["backend"]) if options["backend"] else nullcontext():
-        result, scorer = _run(case, store, options, report["weights"])
+        result, scorer = _run(case, store, leads, output, options, report["weights"])
     if result.member_steps:  # none of a run that was complete
         console.print(
             f"{result.member_steps} member-steps in {result.seconds:.1f} s, {result.speed:.3g} a second;"
@@ -161,15 +165,28 @@ def _hours(case: Case) -> str:
     return f"{case.model.time_step / np.timedelta64(1, 'h'):g}"
 
 
-def _run(case: Case, store: Path, options: dict[str, Any], weights: str) -> tuple[Result, Any]:
-    """The run and its scorer. All options are read before the store is made: a wrong one leaves nothing."""
+def _name_reports(report: dict[str, Any], store: Path, statistics_only: bool) -> None:
+    """Give the shipped forecast its score file and pictures beside the store, where none were asked for."""
+    suffixes = {"score_file": "-scores.csv", "plot": "-scores.png", "maps": "-maps.png"}
+    if not scores.can_draw():
+        click.echo("no pictures: they need matplotlib, pip install 'wxkernels[plot]'", err=True)
+        suffixes = {"score_file": "-scores.csv"}
+    elif statistics_only:
+        del suffixes["maps"]
+    for name, suffix in suffixes.items():
+        report[name] = report[name] or store.with_name(store.stem + suffix)
+
+
+def _run(
+    case: Case, store: Path, leads: np.ndarray, output: Output, options: dict[str, Any], weights: str
+) -> tuple[Result, Any]:
+    """The run and its scorer. A run that is refused before its first state leaves no store behind."""
     from wxkernels import forecast as runner
     from wxkernels.io import ForecastWriter
     from wxkernels.verification import Scorer
 
-    leads = (np.arange(options["steps"] + 1) * case.model.time_step).astype("timedelta64[ns]")
     device, batch_size = torch_device(options["device"]), _batch_size(options["batch_size"])
-    perturbation, output = _perturbation(options), _output(options)
+    perturbation = _perturbation(options)
     scorer = None
     if case.truth is not None:
         scorer = Scorer(
@@ -189,7 +206,7 @@ def _run(case: Case, store: Path, options: dict[str, Any], weights: str) -> tupl
         time=case.initial_time,
         lead_times=leads,
         members=options["members"],
-        attrs=_provenance(case, options),
+        attrs=_provenance(case, perturbation, options),
         output=output,
         resume=options["resume"],
         overwrite=options["overwrite"],
@@ -210,6 +227,10 @@ def _run(case: Case, store: Path, options: dict[str, Any], weights: str) -> tupl
             resume=options["resume"],
             progress=not options["no_progress"],
         )
+    except UserError:
+        if not options["resume"] and not any(store.rglob("c/*")):  # zarr's chunks
+            shutil.rmtree(store, ignore_errors=True)
+        raise
     except runner.Interrupted as stop:
         again = [a for a in sys.argv[1:] if a not in ("--resume", "--overwrite")]
         if options["output"] is None:
@@ -224,6 +245,9 @@ def _run(case: Case, store: Path, options: dict[str, Any], weights: str) -> tupl
 def _perturbation(options: dict[str, Any]) -> Perturbation | None:
     from wxkernels.forecast import Gaussian, Spherical
 
+    for option in ("level", "length_scale"):
+        if not math.isfinite(options[option]):
+            raise UserError(f"--{option.replace('_', '-')}: expected a finite number, got {options[option]}")
     several = options["members"] > 1
     kind = options["perturbation"] or ("spherical" if several else "none")
     if kind == "none":
@@ -269,13 +293,15 @@ def _numbers(option: str, text: str | None) -> list[float] | None:
     if text is None:
         return None
     try:
-        return [float(part) for part in text.split(",")]
+        numbers = [float(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(f"{option}: expected numbers separated by commas, got {text!r}") from None
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise UserError(f"{option}: expected numbers separated by commas, got {text!r}")
+    return numbers
 
 
-def _provenance(case: Case, options: dict[str, Any]) -> dict[str, Any]:
-    names = ("perturbation", "level", "length_scale", "control", "seed")
+def _provenance(case: Case, perturbation: Perturbation | None, options: dict[str, Any]) -> dict[str, Any]:
     return {
         "title": "ensemble forecast",
         "source": f"wxkernels {wxkernels.__version__}, torch {torch.__version__}",
@@ -285,7 +311,9 @@ def _provenance(case: Case, options: dict[str, Any]) -> dict[str, Any]:
         "initial_state": str(case.initial.attrs.get("source", "")),
         "command": shlex.join(["wxkernels", *sys.argv[1:]]),
         "created": np.datetime_as_string(np.datetime64("now"), "s") + "Z",
-        **{name: options[name] for name in names},
+        "perturbation": "none" if perturbation is None else repr(perturbation),
+        "control": options["control"],
+        "seed": options["seed"],
     }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ _OPTIONS = (
 )
 
 
+PICTURES = (".png", ".pdf", ".svg")
 NAMES = ("weights", "score_file", "plot", "maps", "map_variable", "map_lead")  # as `show` takes them
 
 
@@ -49,10 +51,40 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def check(score_file: Path | None) -> None:
-    """UserError for a score file of an unknown kind: before the work, not after it."""
-    if score_file is not None and score_file.suffix not in (".csv", ".json"):
-        raise UserError(f"--scores: {score_file} ends neither with .csv nor with .json")
+def check(
+    report: dict[str, Option], variables: Sequence[str], lead_times: np.ndarray, others: Sequence[Path] = ()
+) -> None:
+    """UserError for what `show` (or a writer of `others`) could not do: before the work, not after it.
+
+    variables, lead_times: what the forecast holds for the maps.
+    """
+    files = {name: report[name] for name in ("score_file", "plot", "maps") if report[name] is not None}
+    for path in (*files.values(), *others):
+        if not path.absolute().parent.is_dir():
+            raise UserError(f"{path}: there is no folder {path.parent}; make it or choose another path")
+    for name, kinds in (("score_file", (".csv", ".json")), ("plot", PICTURES), ("maps", PICTURES)):
+        if name in files and files[name].suffix not in kinds:
+            raise UserError(f"{files[name]}: expected a name that ends with {' or '.join(kinds)}")
+    if report["map_variable"] is not None and report["map_variable"] not in variables:
+        raise UserError(
+            f"--map-variable: the forecast keeps no {report['map_variable']}; it keeps {', '.join(variables)}"
+        )
+    if report["map_lead"] is not None and not np.any(lead_times == _lead(report["map_lead"])):
+        raise UserError(f"--map-lead: the forecast keeps no lead time of {report['map_lead']:g} h")
+    if {"plot", "maps"} & set(files) and not can_draw():
+        raise UserError("pictures need matplotlib; pip install 'wxkernels[plot]'")
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def _lead(hours: float) -> np.timedelta64:
+    """UserError: `hours` is not finite."""
+    if not np.isfinite(hours):
+        raise UserError(f"--map-lead: expected hours, got {hours}")
+    return np.timedelta64(round(hours * 3600), "s").astype("timedelta64[ns]")
 
 
 def show(
@@ -71,7 +103,6 @@ def show(
     from wxkernels import verification
     from wxkernels.verification.report import key_variables
 
-    check(score_file)
     console = Console(highlight=False)
     verification.print_table(dataset, console)
     unscored = [name for name in forecast["variable"].values if name not in dataset["variable"].values]
@@ -90,7 +121,7 @@ def show(
             scored = dataset["lead_time"].values[dataset["times"].values > 0]
             lead = np.intersect1d(scored, forecast["lead_time"].values)[-1]
         else:
-            lead = np.timedelta64(round(map_lead * 3600), "s").astype("timedelta64[ns]")
+            lead = _lead(map_lead)
         verification.plot_maps(forecast, truth, variable, lead, maps)
     if written:
         console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True)

@@ -19,7 +19,7 @@ from wxkernels.errors import UserError
 )
 @click.option("--climatology", type=click.Path(path_type=Path), help="Write the time mean here too (.nc).")
 @click.option("--start", help="First time to take, such as 2018-01-01.")
-@click.option("--end", help="Last time to take.")
+@click.option("--end", help="Last time to take; a date means all of that day.")
 @one_line_errors
 def statistics(
     data: Path, variables: str, output: Path, climatology: Path | None, start: str | None, end: str | None
@@ -37,7 +37,9 @@ def statistics(
     found.save(output)
     if climatology:
         save_climatology(time_mean(fields), climatology)
-    table = Table("variable", "mean", "standard deviation", title=f"{fields.sizes['time']} times of {data}")
+    table = Table(
+        "variable", "mean", "standard deviation", title=f"{data}, number of times: {fields.sizes['time']}"
+    )
     for name, mean, std in zip(found.variables, found.mean, found.std, strict=True):
         table.add_row(name, f"{mean:.6g}", f"{std:.6g}")
     console = Console(highlight=False)
@@ -46,15 +48,21 @@ def statistics(
 
 
 def _between(times: np.ndarray, start: str | None, end: str | None) -> np.ndarray:
-    """Positions from `start` to `end`, both included. UserError: no time is there."""
+    """Positions from `start` to the end of `end` (a day, a month, a year). UserError: no time is there."""
     chosen = np.ones(len(times), bool)
-    for option, text, keep in (("--start", start, np.greater_equal), ("--end", end, np.less_equal)):
-        if text is not None:
-            try:
-                chosen &= keep(times, np.datetime64(text, "ns"))
-            except ValueError:
-                raise UserError(f"{option}: {text!r} is no time; write 2018-01-01T06:00") from None
+    if start is not None:
+        chosen &= times >= _time("--start", start).astype("datetime64[ns]")
+    if end is not None:
+        chosen &= times < (_time("--end", end) + 1).astype("datetime64[ns]")
     if not chosen.any():
         first, last = (np.datetime_as_string(t, "m") for t in (times[0], times[-1]))
         raise UserError(f"no time from {start} to {end}; the data holds {first} to {last}")
     return np.flatnonzero(chosen)
+
+
+def _time(option: str, text: str) -> np.datetime64:
+    """The time in `text`, in the unit that it is written to."""
+    try:
+        return np.datetime64(text)
+    except ValueError:
+        raise UserError(f"{option}: {text!r} is no time; write 2018-01-01 or 2018-01-01T06:00") from None

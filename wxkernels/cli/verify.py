@@ -33,7 +33,8 @@ def verify(
     stored = open_forecast(forecast, allow_partial=allow_partial)
     variables, grid = [str(name) for name in stored["variable"].values], grid_of(stored)
     diagnosed = stored.attrs.get("diagnosed", [])
-    observed = open_fields(truth, variables, grid=grid, regrid=regrid, optional=diagnosed)
+    scores.check(report, variables, stored["lead_time"].values)
+    observed = open_fields(truth, variables, grid=grid, regrid=regrid, nan="keep", optional=diagnosed)
     mean = None
     if climatology is not None:
         mean = load_climatology(climatology, variables, grid, regrid=regrid, optional=diagnosed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -82,13 +82,15 @@ def load_case(
     )
     diagnosed = tuple(model.diagnostics)
 
-    def opened(path: str | Path) -> xr.DataArray:
-        return open_fields(path, model.output_variables, grid=model.grid, regrid=regrid, optional=diagnosed)
+    def opened(path: str | Path, nan: Literal["refuse", "keep"]) -> xr.DataArray:
+        return open_fields(
+            path, model.output_variables, grid=model.grid, regrid=regrid, optional=diagnosed, nan=nan
+        )
 
-    fields = opened(source)
+    fields = opened(source, "refuse")
     at = _position(fields["time"].values, time, source)
     initial = fields.sel(variable=list(model.variables)).isel(time=at).load()
-    later = fields if truth is None else opened(truth)
+    later = opened(truth or source, "keep")
     return Case(
         model,
         initial,

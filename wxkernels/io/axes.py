@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wxkernels.errors import UserError
-from wxkernels.io.grid import Grid
-
-_SAME = 1e-3  # degrees
+from wxkernels.io.grid import SAME, Grid
 
 
 def arrange(lat: np.ndarray, lon: np.ndarray, where: str) -> tuple[Grid, np.ndarray, np.ndarray]:
@@ -27,7 +25,7 @@ def arrange(lat: np.ndarray, lon: np.ndarray, where: str) -> tuple[Grid, np.ndar
             raise UserError(
                 f"{where}: {name} holds NaN at entry {int(np.argmin(np.isfinite(values)))}; correct it"
             )
-    if np.abs(lat).max() > 90 + _SAME:
+    if np.abs(lat).max() > 90 + SAME:
         raise UserError(
             f"{where}: latitude reaches {lat[np.abs(lat).argmax()]:g} degrees; correct it to -90..90"
         )
@@ -35,13 +33,13 @@ def arrange(lat: np.ndarray, lon: np.ndarray, where: str) -> tuple[Grid, np.ndar
     _no_repeats(lat[rows], "latitude", where)
 
     columns = np.arange(lon.size)
-    if abs(abs(lon[-1] - lon[0]) - 360) < _SAME:  # the same meridian at both ends
+    if abs(abs(lon[-1] - lon[0]) - 360) < SAME:  # the same meridian at both ends
         columns = columns[:-1]
     lon = np.round(lon, 6) % 360  # float32 noise must not turn 0 into 360
     columns = columns[np.argsort(lon[columns], kind="stable")]
     gaps = np.diff(np.append(lon[columns], lon[columns[0]] + 360))
     widest = int(gaps.argmax())
-    if gaps[widest] > gaps[-1] + _SAME:  # regional, across Greenwich
+    if gaps[widest] > gaps[-1] + SAME:  # regional, across Greenwich
         columns = np.roll(columns, -(widest + 1))
     east = lon[columns[0]] + (lon[columns] - lon[columns[0]]) % 360
     _no_repeats(east, "longitude", where)
@@ -49,25 +47,20 @@ def arrange(lat: np.ndarray, lon: np.ndarray, where: str) -> tuple[Grid, np.ndar
 
 
 def _no_repeats(values: np.ndarray, name: str, where: str) -> None:
-    repeated = np.flatnonzero(np.abs(np.diff(values)) < _SAME)
+    repeated = np.flatnonzero(np.abs(np.diff(values)) < SAME)
     if repeated.size:
         raise UserError(
             f"{where}: {name} {values[repeated[0]]:g} occurs twice; drop it with ds.drop_duplicates('{name}')"
         )
 
 
+def positions(there: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Index among the degrees `there` of each one `asked`, on the circle; -1 where it is missing."""
+    distance = np.abs((there[None, :] - asked[:, None] + 180) % 360 - 180)  # (asked, there)
+    return np.where(distance.min(1) <= SAME, distance.argmin(1), -1)
+
+
 def subset(there: Grid, asked: Grid) -> tuple[np.ndarray, np.ndarray] | None:
     """Rows and columns of `there` that are the points of `asked`, None where one is missing."""
-    rows = _nearest(there.lat, asked.lat)
-    columns = _nearest(there.lon % 360, asked.lon % 360)
-    apart = np.abs((there.lon[columns] - asked.lon + 180) % 360 - 180)
-    if np.abs(there.lat[rows] - asked.lat).max() > _SAME or apart.max() > _SAME:
-        return None
-    return rows, columns
-
-
-def _nearest(there: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    order = np.argsort(there)
-    right = np.clip(np.searchsorted(there, asked, sorter=order), 1, max(there.size - 1, 1))
-    left, right = order[right - 1], order[np.minimum(right, there.size - 1)]
-    return np.where(np.abs(there[left] - asked) <= np.abs(there[right] - asked), left, right)
+    rows, columns = positions(there.lat, asked.lat), positions(there.lon, asked.lon)
+    return None if min(rows.min(), columns.min()) < 0 else (rows, columns)

@@ -13,7 +13,7 @@ from wxkernels.io.lexicon import VARIABLES
 if TYPE_CHECKING:
     import xarray as xr
 
-_SAME = 1e-3  # degrees; coordinates stored as float32 differ by up to 3e-5
+SAME = 1e-3  # degrees; coordinates stored as float32 differ by up to 3e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Grid:
                 raise ValueError(f"{name}: expected a vector of finite degrees, got shape {values.shape}")
             values.flags.writeable = False
             object.__setattr__(self, name, values)
-        if np.any(np.diff(self.lat) >= 0) or np.abs(self.lat).max() > 90 + _SAME:
+        if np.any(np.diff(self.lat) >= 0) or np.abs(self.lat).max() > 90 + SAME:
             raise ValueError(f"lat: expected degrees falling from north to south within 90..-90, got {self}")
         if np.any(np.diff(self.lon) <= 0) or not 0 <= self.lon[0] < 360 or np.ptp(self.lon) >= 360:
             raise ValueError(f"lon: expected degrees rising from [0, 360) by less than 360, got {self}")
@@ -55,14 +55,14 @@ class Grid:
         """Whether the columns go round the globe: the gap across the seam is no wider than the others."""
         if self.lon.size < 2:
             return False
-        return bool(self.lon[0] + 360 - self.lon[-1] <= 1.01 * np.diff(self.lon).max() + _SAME)
+        return bool(self.lon[0] + 360 - self.lon[-1] <= 1.01 * np.diff(self.lon).max() + SAME)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Grid):
             return NotImplemented
         return self.shape == other.shape and bool(
-            np.allclose(self.lat, other.lat, rtol=0, atol=_SAME)
-            and np.allclose(self.lon, other.lon, rtol=0, atol=_SAME)
+            np.allclose(self.lat, other.lat, rtol=0, atol=SAME)
+            and np.allclose(self.lon, other.lon, rtol=0, atol=SAME)
         )
 
     def __hash__(self) -> int:
@@ -103,7 +103,7 @@ def interpolate(values: np.ndarray, source: Grid, target: Grid, *, vector: bool 
     outside = [
         f"{name} {found.min():g}..{found.max():g} asked, {float(given.min()):g}..{float(given.max()):g} there"
         for name, found, given in (("lat", target.lat, field["lat"]), ("lon", lon, field["lon"]))
-        if found.min() < float(given.min()) - _SAME or found.max() > float(given.max()) + _SAME
+        if found.min() < float(given.min()) - SAME or found.max() > float(given.max()) + SAME
     ]
     if outside:
         raise UserError(
@@ -124,7 +124,7 @@ def _extend(field: xr.DataArray, source: Grid, target: Grid, vector: bool) -> xr
     west, east = field.isel(lon=[-1]), field.isel(lon=[0])
     west, east = west.assign_coords(lon=west["lon"] - 360), east.assign_coords(lon=east["lon"] + 360)
     field = xr.concat([west, field, east], "lon")
-    spacing = 1.01 * np.abs(np.diff(source.lat)).max(initial=0.0) + _SAME
+    spacing = 1.01 * np.abs(np.diff(source.lat)).max(initial=0.0) + SAME
     for pole, row, needed in (
         (90.0, 0, target.lat[0] > source.lat[0]),
         (-90.0, -1, target.lat[-1] < source.lat[-1]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from xarray.backends import BackendArray
@@ -22,8 +22,8 @@ class LazyFields(BackendArray):
     """(time, variable, lat, lon) float32 in SI units over the variables of a file.
 
     `rows`, `columns`: indices in the file of the rows and columns of `there`; `target`: the grid to
-    interpolate to. Reading raises UserError for NaN (how many and where), values that cannot be in SI
-    units, a broken file.
+    interpolate to; `nan`: "keep" lets NaN and infinite values pass. Reading raises UserError for NaN (how
+    many and where), values that cannot be in SI units, a broken file.
     """
 
     def __init__(
@@ -35,7 +35,9 @@ class LazyFields(BackendArray):
         columns: np.ndarray,
         target: Grid | None,
         where: str,
+        nan: Literal["refuse", "keep"],
     ) -> None:
+        self.nan = nan
         self.sources, self.times, self.there, self.target = sources, times, there, target
         self.rows, self.columns, self.where = rows, columns, where
         self.scales = [to_si(source.units, source.name, where) for source in sources]
@@ -93,17 +95,18 @@ class LazyFields(BackendArray):
     def _check(
         self, values: np.ndarray, name: str, times: np.ndarray, rows: np.ndarray, columns: np.ndarray
     ) -> None:
-        if not values.size:
-            return
         bad = ~np.isfinite(values)
         if bad.any():
-            t, row, column = (int(i[0]) for i in np.nonzero(bad))
-            place = f"{np.datetime_as_string(self.times[times[t]], 'm')}, lat {self.there.lat[rows[row]]:g}"
-            raise UserError(
-                f"{self.where}: {name} has {bad.sum()} NaN or infinite of {bad.size} values, at {place}, "
-                f"lon {self.there.lon[columns[column]]:g}; fill them, or leave the variable out"
-            )
-        check_range(values, name, f"{self.where} at {np.datetime_as_string(self.times[times[0]], 'm')}")
+            if self.nan == "refuse":
+                t, row, column = (int(i[0]) for i in np.nonzero(bad))
+                when = np.datetime_as_string(self.times[times[t]], "m")
+                raise UserError(
+                    f"{self.where}: {name} has {bad.sum()} NaN or infinite of {bad.size} values, at {when}, "
+                    f"lat {self.there.lat[rows[row]]:g}, lon {self.there.lon[columns[column]]:g}; fill them"
+                )
+            values = values[~bad]
+        if values.size:
+            check_range(values, name, f"{self.where} at {np.datetime_as_string(self.times[times[0]], 'm')}")
 
 
 def _gather(source: Source, indices: dict[str, np.ndarray]) -> np.ndarray:

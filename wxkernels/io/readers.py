@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -16,7 +16,7 @@ from wxkernels.errors import UserError
 from wxkernels.io import tutorial
 from wxkernels.io.axes import arrange, subset
 from wxkernels.io.catalogue import Source, catalogue
-from wxkernels.io.grid import Grid
+from wxkernels.io.grid import SAME, Grid
 from wxkernels.io.lazy import LazyFields
 from wxkernels.io.lexicon import FOURCASTNET_20, FOURCASTNET_26, canonical
 
@@ -33,6 +33,7 @@ def open_fields(
     times: Sequence[Any] | np.ndarray | None = None,
     untimed: bool = False,
     optional: Collection[str] = (),
+    nan: Literal["refuse", "keep"] = "refuse",
 ) -> xr.DataArray:
     """The fields of a file, lazy: (time, variable, lat, lon) float32, SI units, north to south, from 0 east.
 
@@ -42,7 +43,7 @@ def open_fields(
     FourCastNet's HDF5 gives 720 of its 721 rows unless `grid` asks for all, and takes its times from the year
     in its name, 6 hours apart. Units that the file states are converted. UserError: a file that is missing,
     empty, broken or of no known format, missing variables, another grid, times that are missing or out of
-    order; on reading: NaN, implausible values.
+    order; on reading: implausible values, and NaN unless `nan` is "keep".
     """
     path = Path(path)
     names = [canonical(name) for name in variables]
@@ -68,7 +69,7 @@ def open_fields(
             target = grid
         else:
             raise UserError(f"{path}: its grid is {there}, expected {grid}; interpolate with --regrid")
-    lazy = LazyFields(sources, valid, there, rows, columns, target, str(path))
+    lazy = LazyFields(sources, valid, there, rows, columns, target, str(path), nan)
     held = np.array([source.name for source in sources])
     coords = {"time": valid, "variable": held, "lat": (target or there).lat}
     return xr.DataArray(
@@ -86,7 +87,10 @@ def _times(source: Source, path: Path, given: Sequence[Any] | np.ndarray | None)
         valid = source.times
         if valid is None:
             dim = f"dim {source.time} of {source.entries}" if source.time else "a single entry"
-            raise UserError(f"{path}: states no times ({dim}); give times, one for each entry")
+            raise UserError(
+                f"{path}: states no times ({dim}); give times, one for each entry: add a time coordinate "
+                "(xarray: ds.expand_dims(time=[...])), or for FourCastNet HDF5 put the year in the file name"
+            )
     else:
         try:
             valid = np.atleast_1d(np.asarray(given, dtype="datetime64[ns]"))
@@ -112,7 +116,7 @@ def _times(source: Source, path: Path, given: Sequence[Any] | np.ndarray | None)
 def _same_axes(first: Source, other: Source, path: Path) -> None:
     for kind in ("lat", "lon"):
         a, b = (s.array[getattr(s, kind)].values for s in (first, other))
-        if a.shape != b.shape or not np.allclose(a, b, rtol=0, atol=1e-3):
+        if a.shape != b.shape or not np.allclose(a, b, rtol=0, atol=SAME):
             raise UserError(f"{path}: {first.name} and {other.name} lie on different grids; give them on one")
     a, b = (s.times if s.times is not None else np.arange(s.entries) for s in (first, other))
     if not np.array_equal(a, b):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +13,11 @@ import xarray as xr
 from wxkernels.errors import UserError
 from wxkernels.io import tutorial
 from wxkernels.io.axes import subset
+from wxkernels.io.files import named_errors, whole_file
 from wxkernels.io.grid import Grid
 from wxkernels.io.grid import regrid as regrid_fields
 from wxkernels.io.lexicon import canonical
 from wxkernels.io.readers import CHANNELS, fourcastnet_grid, open_fields
-from wxkernels.io.store import named_errors
 
 _NAMES = "variables.json"  # beside .npy files of ours, which hold no names
 
@@ -53,14 +51,14 @@ class Statistics:
         with named_errors("write", path):
             if path.suffix == ".nc":
                 data = {"mean": ("variable", self.mean), "std": ("variable", self.std)}
-                with _whole(path) as partial:
+                with whole_file(path) as partial:
                     xr.Dataset(data, {"variable": list(self.variables)}).to_netcdf(partial, engine="h5netcdf")
                 return
             path.mkdir(parents=True, exist_ok=True)
             for name, values in (("global_means.npy", self.mean), ("global_stds.npy", self.std)):
-                with _whole(path / name) as partial, partial.open("wb") as file:
+                with whole_file(path / name) as partial, partial.open("wb") as file:
                     np.save(file, values.reshape(1, -1, 1, 1))  # (1, C, 1, 1)
-            with _whole(path / _NAMES) as partial:
+            with whole_file(path / _NAMES) as partial:
                 partial.write_text(json.dumps(self.variables))
 
 
@@ -188,9 +186,13 @@ def load_climatology(
 
 
 def save_climatology(climatology: xr.DataArray, path: str | Path) -> None:
-    """Write `climatology` (variable, lat, lon) as netCDF for `load_climatology`. UserError: it cannot."""
-    path = Path(path)
-    with named_errors("write", path), _whole(path) as partial:
+    """Write `climatology` (variable, lat, lon) as netCDF for `load_climatology`.
+
+    UserError: `path` does not end with .nc, or cannot be written.
+    """
+    if Path(path).suffix != ".nc":
+        raise UserError(f"cannot write {path}: a climatology is netCDF; end its name with .nc")
+    with whole_file(path) as partial:
         climatology.astype(np.float32).to_dataset(name="climatology").to_netcdf(partial, engine="h5netcdf")
 
 
@@ -230,14 +232,3 @@ def _checked(names: tuple[str, ...], mean: np.ndarray, std: np.ndarray, where: s
 
 def _line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` when all is written."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from wxkernels.errors import UserError
+from wxkernels.io.files import named_errors, whole_file
 from wxkernels.io.grid import Grid
 from wxkernels.io.lexicon import VARIABLES
 
@@ -189,56 +188,32 @@ def to_netcdf(zarr_path: str | Path, nc_path: str | Path) -> None:
     import h5netcdf
 
     forecast = open_forecast(zarr_path)
-    nc_path = Path(nc_path)
-    partial = nc_path.parent / f".{nc_path.name}.{os.getpid()}.partial"
     dims = [str(d) for d in forecast.dims if d != "variable"]
-    with named_errors("write", nc_path):
-        try:
-            coords = {name: forecast.coords[name] for name in dims}
-            attrs = {key: _netcdf_attribute(value) for key, value in forecast.attrs.items()}
-            xr.Dataset(coords=coords, attrs=attrs).to_netcdf(partial, engine="h5netcdf")
-            with h5netcdf.File(partial, "a") as file:
-                for name in forecast["variable"].values:
-                    one = forecast.sel(variable=name)
-                    variable = file.create_variable(
-                        name,
-                        dims,
-                        "f4",
-                        chunks=tuple(1 if d not in ("lat", "lon") else one.sizes[d] for d in dims),
-                        compression="gzip",
-                        compression_opts=1,
-                        shuffle=True,
-                        fillvalue=np.float32(np.nan),
-                    )
-                    for key in _ALONG_VARIABLE:
-                        variable.attrs[key] = str(forecast[key].sel(variable=name).item())
-                for index in np.ndindex(*forecast.shape[:3]):
-                    for name, values in zip(forecast["variable"].values, forecast[index].values, strict=True):
-                        file[name][index] = values
-            os.replace(partial, nc_path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with whole_file(nc_path) as partial:
+        coords = {name: forecast.coords[name] for name in dims}
+        attrs = {key: _netcdf_attribute(value) for key, value in forecast.attrs.items()}
+        xr.Dataset(coords=coords, attrs=attrs).to_netcdf(partial, engine="h5netcdf")
+        with h5netcdf.File(partial, "a") as file:
+            for name in forecast["variable"].values:
+                one = forecast.sel(variable=name)
+                variable = file.create_variable(
+                    name,
+                    dims,
+                    "f4",
+                    chunks=tuple(1 if d not in ("lat", "lon") else one.sizes[d] for d in dims),
+                    compression="gzip",
+                    compression_opts=1,
+                    shuffle=True,
+                    fillvalue=np.float32(np.nan),
+                )
+                for key in _ALONG_VARIABLE:
+                    variable.attrs[key] = str(forecast[key].sel(variable=name).item())
+            for index in np.ndindex(*forecast.shape[:3]):
+                for name, values in zip(forecast["variable"].values, forecast[index].values, strict=True):
+                    file[name][index] = values
 
 
 def _netcdf_attribute(value: Any) -> Any:
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     return value if isinstance(value, (str, int, float)) else json.dumps(value)
-
-
-@contextmanager
-def named_errors(action: str, path: str | Path) -> Iterator[None]:
-    """Turn what the file system reports into one line: disk full, no permission, a broken store."""
-    try:
-        yield
-    except UserError:
-        raise
-    except OSError as error:
-        reason = error.strerror or str(error).splitlines()[0]
-        fix = {
-            errno.ENOSPC: "free space there or choose another path",
-            errno.EDQUOT: "free space there or choose another path",
-            errno.EACCES: f"choose a path that you may {action}",
-            errno.EROFS: f"choose a path that you may {action}",
-        }.get(error.errno or 0, "check the path")
-        raise UserError(f"cannot {action} {path}: {reason}; {fix}") from error

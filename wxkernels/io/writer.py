@@ -14,6 +14,7 @@ import numpy as np
 
 from wxkernels.errors import UserError
 from wxkernels.io import store
+from wxkernels.io.files import named_errors
 from wxkernels.io.grid import Grid
 
 _MAY_DIFFER = (
@@ -49,7 +50,8 @@ class ForecastWriter:
     yet. `time`: initial time; `lead_times` (steps + 1,) timedelta64 from 0; `members`: count; `attrs`:
     provenance, JSON values. `resume` goes on with a store of the same run, or begins one; where that store is
     complete, `finished` holds its attributes. `overwrite` replaces a store of any other run. UserError: the
-    store exists, is of another run, or cannot be written; an unknown variable, lead time, empty region.
+    store exists, is of another run, or cannot be written; an unknown or repeated variable or lead time;
+    an empty region.
     """
 
     def __init__(
@@ -86,7 +88,7 @@ class ForecastWriter:
         coords = store.coordinates(rows, time, leads, names, kept)
         self._count = len(rows)
         provenance: dict[str, Any] = json.loads(json.dumps(dict(attrs), default=_plain))
-        with store.named_errors("write", self.path):
+        with named_errors("write", self.path):
             resumed = self._take_existing(coords, provenance, resume, overwrite)
             store.sweep(self.path)
             if not resumed:
@@ -167,7 +169,7 @@ class ForecastWriter:
             self._thread.join()
         self._raise()
         if complete:
-            with store.named_errors("write", self.path):
+            with named_errors("write", self.path):
                 store.finish(self.path, notes or {})
 
     def _raise(self) -> None:
@@ -178,7 +180,7 @@ class ForecastWriter:
         while (item := self._queue.get()) is not None:
             try:
                 if self._error is None:  # after a failure: drain, so that no one waits for ever
-                    with store.named_errors("write", self.path):
+                    with named_errors("write", self.path):
                         position, row, block = item
                         self._array[row, 0, position] = block
             except Exception as error:
@@ -197,6 +199,9 @@ def _positions(asked: Sequence[Any], there: Sequence[Any], kind: str, text: Any)
     if missing:
         known = ", ".join(text(value) for value in there[:8]) + (", ..." if len(there) > 8 else "")
         raise UserError(f"output: the forecast has no {kind} {text(missing[0])}; it has {known}")
+    twice = [value for at, value in enumerate(asked) if value in asked[:at]]
+    if twice:
+        raise UserError(f"output: {kind} {text(twice[0])} is given twice; give each once")
     return np.array([there.index(value) for value in asked], dtype=np.intp)
 
 

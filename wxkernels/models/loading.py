@@ -67,7 +67,7 @@ def load(
     if METADATA_KEY not in checkpoint.metadata:
         model = _assemble(checkpoint, **given)
     elif given:
-        raise UserError(f"{path}: holds its own {next(iter(given))}; leave {next(iter(given))}= away")
+        raise UserError(f"{path}: holds its own {next(iter(given))}; leave {_option(next(iter(given)))} away")
     else:
         model = WeatherModel.from_checkpoint(checkpoint)
     if precipitation is not None:
@@ -86,7 +86,9 @@ def _assemble(
 ) -> WeatherModel:
     path = checkpoint.path
     if "backbone.pos_embed" in checkpoint.state:
-        raise UserError(f"{path}: is a PrecipNet; give it as precipitation= beside the backbone's checkpoint")
+        raise UserError(
+            f"{path}: is a PrecipNet; give it as {_option('precipitation')} beside the backbone's checkpoint"
+        )
     network = AFNONet.from_state_dict(checkpoint.state, source=str(path), **_options(checkpoint, img_size))
     H, W = network.img_size
     known = {len(names): names for names in (FOURCASTNET_20, FOURCASTNET_26)}
@@ -94,7 +96,7 @@ def _assemble(
     if len(variables) != network.out_chans:
         raise UserError(
             f"{path}: the network has {network.out_chans} variables, {len(variables)} are named; name them "
-            "in channel order with variables="
+            f"in channel order with {_option('variables')}"
         )
     mean, std = _statistics(statistics, tuple(variables), path)
     try:
@@ -113,6 +115,12 @@ def _assemble(
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: {error}") from None
+
+
+def _option(name: str) -> str:
+    """An argument of `load` as a message names it: with the command line's own, where it has one."""
+    shared = ("statistics", "variables", "orography", "precipitation")
+    return f"{name}= (--{name})" if name in shared else f"{name}="
 
 
 def _options(checkpoint: Checkpoint, img_size: tuple[int, int] | None) -> dict[str, Any]:
@@ -139,8 +147,8 @@ def _statistics(
         statistics = path.parent
         if not (statistics / "global_means.npy").is_file():
             raise UserError(
-                f"{path}: holds weights alone; pass statistics=, the folder with global_means.npy and "
-                "global_stds.npy"
+                f"{path}: holds weights alone; pass {_option('statistics')}, the folder with "
+                "global_means.npy and global_stds.npy"
             )
     if isinstance(statistics, str | Path):
         from wxkernels.io.statistics import load as load_statistics
@@ -157,7 +165,7 @@ def _orography(orography: str | Path | np.ndarray | None, network: AFNONet, path
     channels = f"{path}: the network has {network.in_chans} inputs and {network.out_chans} outputs"
     if extra == 0:
         if orography is not None:
-            raise UserError(f"{channels}: it takes no orography; leave orography= away")
+            raise UserError(f"{channels}: it takes no orography; leave {_option('orography')} away")
         return None
     if extra != 1:
         raise UserError(
@@ -165,7 +173,8 @@ def _orography(orography: str | Path | np.ndarray | None, network: AFNONet, path
         )
     if orography is None:
         raise UserError(
-            f"{channels}: it wants the orography; pass orography=, an array (H, W), .npy or HDF5 with `orog`"
+            f"{channels}: it wants the orography; pass {_option('orography')}, an array "
+            "(H, W), .npy or HDF5 with `orog`"
         )
     name = "orography" if isinstance(orography, np.ndarray) else str(orography)
     values = orography if isinstance(orography, np.ndarray) else _read_field(Path(orography))
@@ -207,7 +216,7 @@ def _read_field(path: Path) -> np.ndarray:
 
 def _add_precipitation(path: str | Path, model: WeatherModel) -> None:
     if "tp06" in model.output_variables:
-        raise UserError(f"{path}: {model.source} has tp06 already; leave precipitation= away")
+        raise UserError(f"{path}: {model.source} has tp06 already; leave {_option('precipitation')} away")
     checkpoint = read(path)
     if "backbone.pos_embed" not in checkpoint.state:
         raise UserError(

@@ -1,7 +1,6 @@
 """A network with all that turns it into a forecast model: variables, grid, statistics, time step."""
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wxkernels.errors import UserError
+from wxkernels.io.files import whole_file
 from wxkernels.io.grid import Grid
 from wxkernels.models.afno import AFNONet
 from wxkernels.models.checkpoint import Checkpoint
@@ -122,7 +122,11 @@ class WeatherModel:
         }
 
     def save(self, path: str | Path) -> None:
-        """Write the model to one safetensors file that `load` reads back identically; replaces it at once."""
+        """Write the model to one safetensors file that `load` reads back identically; replaces it at once.
+
+        UserError: it cannot be written.
+        """
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         if not isinstance(self.network, AFNONet):
@@ -144,13 +148,11 @@ class WeatherModel:
             "diagnostics": {name: network.backbone.config for name, network in self.diagnostics.items()},
         }
         tensors = {key: values.contiguous() for key, values in tensors.items()}
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            save_file(tensors, partial, {METADATA_KEY: json.dumps(metadata)})
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with whole_file(path) as partial:
+            try:
+                save_file(tensors, partial, {METADATA_KEY: json.dumps(metadata)})
+            except SafetensorError as error:
+                raise UserError(f"cannot write {path}: {error}; free space there or choose another") from None
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> Self:

@@ -42,17 +42,19 @@ def verify(
     forecast = forecast.transpose("time", "lead_time", "ensemble", "variable", "lat", "lon")
     names = [str(name) for name in forecast["variable"].values]
     absent = set(forecast.attrs.get("diagnosed", ())) - set(truth["variable"].values)
+    times, leads = forecast["time"].values, forecast["lead_time"].values
+    covered = [time for time in times if np.isin(time + leads, truth["time"].values).any()]
     scorer = Scorer(
         truth,
         variables=[name for name in names if name not in absent],
         channels=names,
         grid=forecast,
-        init_time=forecast["time"].values[0],
-        lead_times=forecast["lead_time"].values,
+        init_time=(covered or times)[0],
+        lead_times=leads,
         climatology=climatology,
         weights=weights,
     )
-    for init_time, fields in zip(forecast["time"].values, forecast, strict=True):
+    for init_time, fields in zip(times, forecast, strict=True):
         scorer.start(init_time)
         for step, members in enumerate(fields):
             scorer.update(step, torch.from_numpy(np.array(members.values)))

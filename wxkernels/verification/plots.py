@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from wxkernels.errors import UserError
+from wxkernels.io.files import whole_file
 from wxkernels.verification.report import key_variables, lead_text
 from wxkernels.verification.scorer import aligned, describe
 from wxkernels.verification.weights import latitude_weights
@@ -274,7 +275,9 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: str | Path) -> None:
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: the picture cannot be written ({error})") from None
+    kind = Path(path).suffix[1:] or "png"
+    with whole_file(path) as partial:
+        try:
+            figure.savefig(partial, format=kind)
+        except ValueError as error:
+            raise UserError(f"cannot write {path}: {error}") from None

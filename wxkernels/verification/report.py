@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from wxkernels.errors import UserError
+from wxkernels.io.files import whole_file
+from wxkernels.verification.scorer import span
 
 _KEY_VARIABLES = ("z500", "t850", "t2m", "tp06", "u10m", "msl", "h", "u", "v")
 _SHOWN_VARIABLES, _SHOWN_LEADS = 4, 10
@@ -122,7 +123,7 @@ def to_csv(dataset: xr.Dataset, path: str | Path) -> None:
             numbers = (float(at[key]) for key in names)
             cells = ("" if np.isnan(number) else f"{number:.10g}" for number in numbers)
             writer.writerow([f"{_hours(lead):g}", variable, at["units"].item(), *cells])
-    _replace(path, text.getvalue())
+    _write(path, text.getvalue())
 
 
 def to_json(dataset: xr.Dataset, path: str | Path) -> None:
@@ -147,7 +148,7 @@ def to_json(dataset: xr.Dataset, path: str | Path) -> None:
             for against in _REFERENCES
         },
     }
-    _replace(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    _write(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
 def lead_text(lead: Any) -> str:
@@ -187,8 +188,7 @@ def _number(value: float, decimals: int) -> str:
 
 
 def _title(dataset: xr.Dataset) -> str:
-    times = dataset.attrs["initial_times"].split(", ")
-    start = f"from {times[0]}" if len(times) == 1 else f"from {len(times)} times, {times[0]} to {times[-1]}"
+    start = f"from {span(dataset.attrs['initial_times'])}"
     members = dataset.attrs["ensemble_members"]
     return (
         f"Scores of {members} member{'s' * (members > 1)} {start} ({dataset.attrs['area_weights']} weights)"
@@ -215,19 +215,13 @@ def _notes(dataset: xr.Dataset, shown: Sequence[str]) -> list[str]:
     if lost:
         notes.append(f"up to {lost} members are left out: their values are not finite")
     if dataset.attrs["missing_truth"]:
-        notes.append(f"no truth at {dataset.attrs['missing_truth']}: not scored")
+        notes.append(f"no truth at {span(dataset.attrs['missing_truth'])}: not scored")
     hidden = dataset.sizes["variable"] - len(shown)
     if hidden:
         notes.append(f"{hidden} more variables have scores: see the CSV or JSON")
     return notes
 
 
-def _replace(path: str | Path, text: str) -> None:
-    path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+def _write(path: str | Path, text: str) -> None:
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")

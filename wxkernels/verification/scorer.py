@@ -1,5 +1,6 @@
 """Scores of a forecast by lead time, accumulated as the forecast runs, on the device where it lies."""
 
+import logging
 import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,12 +11,13 @@ import xarray as xr
 from torch import Tensor
 
 from wxkernels.errors import UserError
+from wxkernels.io.axes import positions
 from wxkernels.io.lexicon import VARIABLES
 from wxkernels.verification.ensemble import SCORES, area_scores, rank_counts
 from wxkernels.verification.weights import Convention, latitude_weights
 
 _FORECAST, _PERSISTENCE, _CLIMATOLOGY = range(3)
-_GRID_TOLERANCE = 1e-3  # degrees; coordinates stored as float32 are off by about 1e-5
+log = logging.getLogger("wxkernels")
 
 _AVERAGE = {
     "weatherbench2": "square root of the mean over initial times of the area-weighted mean square error",
@@ -53,9 +55,9 @@ class Scorer:
 
     Errors are formed in float64 before any product: a large offset (geopotential) costs no digits. Memory
     is that of one lead time. Points where truth or climatology are not finite are left out; a valid time
-    that the truth lacks is scored NaN and listed in `missing`. Raises UserError on variables, rows or
-    columns that are not there, and on a forecast of another shape. Sources: WeatherBench 2 (Rasp et al.
-    2024); Ferro 2014 (fair CRPS).
+    that the truth lacks, or that cannot be read (a warning says why), is scored NaN and listed in `missing`.
+    Raises UserError on variables, rows or columns that are not there, on a truth without any of the times,
+    and on a forecast of another shape. Sources: WeatherBench 2 (Rasp et al. 2024); Ferro 2014 (fair CRPS).
     """
 
     def __init__(
@@ -84,6 +86,8 @@ class Scorer:
         self._index = self._truth.indexes["time"]
         if not self._index.is_unique:
             raise UserError("truth: a time occurs twice; drop the duplicates")
+        if problem := self._uncovered(init_time):
+            raise UserError(f"{problem}; give a truth of these times")
         self._climatology: list[Tensor | None] = [None] * len(self.variables)
         if climatology is not None:
             mean = aligned(climatology, self.variables, self._lat, self._lon, "climatology")
@@ -94,7 +98,9 @@ class Scorer:
         self.start(init_time)
 
     def start(self, init_time: np.datetime64) -> None:
-        """Take the updates that follow as steps from this initial time."""
+        """Take the updates that follow as steps from this initial time; warns where the truth has none."""
+        if problem := self._uncovered(init_time):
+            log.warning("%s; it is not scored", problem)
         self.init_time = np.datetime64(init_time).astype("datetime64[ns]")
         self._initial = self._truth_at(self.init_time)
 
@@ -125,7 +131,7 @@ class Scorer:
         """
         missing = _times_text(self.missing)
         if self._sums is None:
-            raise UserError(f"nothing was scored: the truth lacks the times {missing or 'asked for'}")
+            raise UserError(f"nothing was scored: no truth at {span(missing) or 'any time'}")
         with np.errstate(invalid="ignore", divide="ignore"):
             means = self._sums.cpu().numpy() / self._times[:, None]  # (source, score, lead, variable)
             mse, rmse, bias, acc, crps, variance, debiased = means.swapaxes(0, 1)
@@ -223,12 +229,25 @@ class Scorer:
         generator = np.random.Generator(np.random.Philox(key=key, counter=counter))
         return torch.from_numpy(generator.random(tuple(like.shape))).to(like.device)
 
-    def _truth_at(self, time: np.datetime64) -> Tensor | None:
-        position = int(self._index.get_indexer([time])[0])
-        if position < 0:
-            self.missing.add(time)
+    def _uncovered(self, init_time: np.datetime64) -> str | None:
+        """What is wrong where the truth has none of the valid times."""
+        valid = np.datetime64(init_time).astype("datetime64[ns]") + self.lead_times
+        if np.isin(valid, self._index.values).any():
             return None
-        return _tensor(self._truth.isel(time=position))  # (C, H, W)
+        held, asked = span(_times_text(self._index.values)), span(_times_text(valid))
+        return f"truth: it holds {held or 'no time'}, none of the forecast's {asked}"
+
+    def _truth_at(self, time: np.datetime64) -> Tensor | None:
+        if time in self.missing:
+            return None
+        position = int(self._index.get_indexer([time])[0])
+        try:
+            if position >= 0:
+                return _tensor(self._truth.isel(time=position))  # (C, H, W)
+        except (UserError, OSError) as error:
+            log.warning("no scores by the truth at %s: %s", _times_text([time]), error)
+        self.missing.add(time)
+        return None
 
     def _attrs(self, name: str) -> dict[str, str]:
         meaning = _MEANING[name] + (f"; {_AVERAGE[self.weights]}" if name.endswith("rmse") else "")
@@ -239,6 +258,12 @@ def describe(variable: str) -> tuple[str, str]:
     """Long name and units of a variable; a name that the lexicon lacks stands for itself, without units."""
     known = VARIABLES.get(variable)
     return (variable, "") if known is None else (known.long_name, known.units)
+
+
+def span(times: str) -> str:
+    """A list of times as one phrase: the time, or how many, the first and the last."""
+    each = times.split(", ")
+    return times if len(each) == 1 else f"{len(each)} times, {each[0]} to {each[-1]}"
 
 
 def aligned(
@@ -252,26 +277,23 @@ def aligned(
     absent = [name for name in variables if name not in have]
     if absent:
         raise UserError(f"{what}: lacks {', '.join(absent)}; it holds {', '.join(have)}")
-    rows = _positions(fields["lat"].values, lat, f"{what}: no row at latitude")
-    columns = _positions(fields["lon"].values, lon, f"{what}: no column at longitude")
+    found = []
+    for name, asked, problem in (("lat", lat, "row at latitude"), ("lon", lon, "column at longitude")):
+        at = positions(fields[name].values, asked)
+        if (at < 0).any():
+            raise UserError(
+                f"{what}: no {problem} {asked[at < 0][0]:g}; regrid it to the grid of the forecast"
+            )
+        found.append(_indexer(at))
     channels = _indexer(np.array([have.index(name) for name in variables]))
     fields = fields.transpose(..., "variable", "lat", "lon")
-    return fields.isel(variable=channels, lat=rows, lon=columns)
+    return fields.isel(variable=channels, lat=found[0], lon=found[1])
 
 
-def _positions(have: np.ndarray, want: np.ndarray, problem: str) -> Any:
-    distance = np.abs((have[None, :] - want[:, None] + 180) % 360 - 180)  # degrees on the circle
-    nearest = distance.argmin(1)
-    off = distance[np.arange(len(want)), nearest] > _GRID_TOLERANCE
-    if off.any():
-        raise UserError(f"{problem} {want[off][0]:g}; regrid it to the grid of the forecast")
-    return _indexer(nearest)
-
-
-def _indexer(positions: np.ndarray) -> Any:
+def _indexer(at: np.ndarray) -> Any:
     # A slice keeps a lazy or memory-mapped array a view.
-    first, last = int(positions[0]), int(positions[-1]) + 1
-    return slice(first, last) if np.array_equal(positions, np.arange(first, last)) else positions
+    first, last = int(at[0]), int(at[-1]) + 1
+    return slice(first, last) if np.array_equal(at, np.arange(first, last)) else at
 
 
 def _tensor(fields: xr.DataArray) -> Tensor:
