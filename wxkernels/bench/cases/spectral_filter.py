@@ -81,7 +81,7 @@ def _exact(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def flops(batch: int, H: int, W: int, C: int, nb: int) -> float:
-    """The block MLP on the kept modes, three real products a complex one; transforms at 2.5 and 5 n log2 n."""
+    """The block MLP on the kept modes, three real products a complex one; transforms of 2.5, 5 n log2 n."""
     start, stop, columns = reference.kept_modes(H, W, 1.0)
     mlp = 2 * 6 * (stop - start) * columns * C * (C // nb)
     transforms = 2 * C * (H * 2.5 * W * _log2(W) + columns * 5 * H * _log2(H))
