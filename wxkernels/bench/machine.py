@@ -45,17 +45,18 @@ def device_name(device: torch.device) -> str:
 def measure_ceilings(device: torch.device) -> Ceilings:
     """Peak FLOP/s (largest of a register loop and a 2048^3 product) and copy bandwidth of `device`."""
     n = 2048 if device.type == "cpu" else 8192
-    peaks = {}
+    peaks: dict[torch.dtype, float] = {}
+    if device.type == "cpu" and _native.core:
+        # Before any product: PyTorch's threads spin on after one, and took a fifth of the peak measured then.
+        found = _native.core.peak_flops(torch.get_num_threads())
+        peaks = {getattr(torch, name): flops for name, flops in found.items()}
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         if dtype == torch.float16 and device.type == "cpu":
             continue  # CPUs without float16 products: the kernels compute it in float32
         a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-        peaks[dtype] = 2 * n**3 / _best_seconds(lambda a=a, b=b: a @ b, device)
+        product = 2 * n**3 / _best_seconds(lambda a=a, b=b: a @ b, device)
+        peaks[dtype] = max(product, peaks.get(dtype, 0.0))
     if device.type == "cpu":
-        if _native.core:
-            for name, flops in _native.core.peak_flops(torch.get_num_threads()).items():
-                dtype = getattr(torch, name)
-                peaks[dtype] = max(peaks[dtype], flops)
         peaks[torch.float16] = peaks[torch.float32]
     source = torch.randn((256 << 20) // 4, device=device)
     target = torch.empty_like(source)
