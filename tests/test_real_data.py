@@ -35,15 +35,6 @@ def uk_temperature() -> np.ndarray:
         return file["t2m"].values[:, :32, :48]
 
 
-@pytest.fixture
-def one_thread():
-    """Two threads on a small network wait for each other most of the time where other programs run too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def inputs(t2m: torch.Tensor, hours: torch.Tensor) -> torch.Tensor:
     """(B, 3, H, W): normalised t2m and the time of day, as two constant channels."""
     angle = hours * (2 * torch.pi / 24)
@@ -51,7 +42,7 @@ def inputs(t2m: torch.Tensor, hours: torch.Tensor) -> torch.Tensor:
     return torch.cat((t2m[:, None], clock[:, :, None, None].expand(-1, -1, *t2m.shape[1:])), 1)
 
 
-def test_afno_trained_on_real_temperature_beats_persistence(uk_temperature, one_thread):
+def test_afno_trained_on_real_temperature_beats_persistence(uk_temperature):
     """Days 1-24 train a 6-hour step in seconds; on days 25-31 it beats persistence by a fifth to +18 h.
 
     Not at +24 h, where persistence has the time of day right (1.6 K).
