@@ -70,6 +70,7 @@ def test_a_tutorial_folder_is_all_it_needs(tutorial, tmp_path):
         "--netcdf", tmp_path / "run.nc",
     )  # fmt: skip
     assert "rmse" in done.output.lower()
+    assert xr.open_zarr(out).attrs["perturbation"] == "Spherical(level=0.04, length_scale_km=700.0)"
     stored = xr.open_zarr(out)["forecast"]
     assert stored.dims == ("ensemble", "time", "lead_time", "variable", "lat", "lon")
     assert stored.shape == (3, 1, 4, 20, H, W)
@@ -130,6 +131,15 @@ def test_statistics_of_the_data_can_replace_the_files(tutorial, tmp_path):
         "forecast", tutorial, "--statistics", tmp_path / "st", "--climatology", tmp_path / "c.nc",
         "--steps", 1, "--members", 1, "-o", tmp_path / "a", "--no-progress",
     )  # fmt: skip
+
+
+def test_the_last_date_of_statistics_is_taken_whole(tutorial, tmp_path):
+    arguments = ("statistics", tutorial, "-v", "t2m", "-o", tmp_path / "st.nc")
+    assert f"times: {TIMES}" in " ".join(fine(*arguments, "--end", "2018-01-01").output.split())
+    assert "times: 2" in " ".join(fine(*arguments, "--end", "2018-01-01T06:00").output.split())
+    done = run(*arguments, "--start", "2019")
+    assert done.exit_code == 2
+    assert "no time from 2019" in done.stderr
 
 
 def test_info_names_every_backend():
