@@ -2,9 +2,10 @@
 
     python ci/aot.py [--only sm_90]
 
-Compiles the launches that `wxkernels.ops.spectral_filter` makes for the cases below, argument specialisation
-and schedule included, and exits 1 unless each of them
-  - holds the target's matrix instructions, counted in the PTX or the AMD assembly (float32 on CUDA is FMA);
+Compiles the launches that the ops make for the cases below, argument specialisation and schedule included,
+and exits 1 unless each of them
+  - holds the target's matrix instructions for its operands, counted in the PTX or the AMD assembly, where it
+    multiplies (float32 on CUDA is FMA);
   - stays within the target's shared memory and, on sm_100, tensor memory (Triton's metadata);
   - spills no register: spill stores in ptxas's report, `.vgpr_spill_count` and `.sgpr_spill_count` on AMD.
 It needs triton and no GPU.
@@ -18,8 +19,9 @@ import re
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import Any
 
@@ -27,41 +29,72 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from wxkernels.ops.spectral_filter import reference
-from wxkernels.ops.spectral_filter import triton as backend
+from wxkernels.ops._triton import Launch, Target, kernel
+from wxkernels.ops.layer_norm import triton as layer_norm
+from wxkernels.ops.linear_int8 import triton as linear_int8
+from wxkernels.ops.quantize_rows import triton as quantize_rows
+from wxkernels.ops.spectral_filter import triton as spectral_filter
+from wxkernels.ops.spectral_filter.reference import kept_modes
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a target offers: its matrix instruction, shared memory in bytes a program, threads in a warp."""
+    """What a target offers: shared memory (bytes a program), instructions for matrices of floats and int8."""
 
-    backend: str
-    arch: int | str
-    matrix: str
+    target: Target
     shared: int
-    warp: int
+    matrix: str
+    matrix_int8: str
 
 
 MACHINES = {
     "sm_80": Machine(
-        "cuda", 80, r"mma\.sync", 99 << 10, 32
-    ),  # 163 KiB; sm_86 and sm_89 run the same and have 99
-    "sm_90": Machine("cuda", 90, r"wgmma\.mma_async", 227 << 10, 32),
-    "sm_100": Machine("cuda", 100, r"tcgen05\.mma", 227 << 10, 32),
-    "gfx90a": Machine("hip", "gfx90a", r"v_mfma_f32", 64 << 10, 64),
-    "gfx942": Machine("hip", "gfx942", r"v_mfma_f32", 64 << 10, 64),
+        Target("cuda", 80),
+        99 << 10,  # 163 KiB; sm_86 and sm_89 run the same and have 99
+        r"mma\.sync",
+        r"mma\.sync\S*\.s32\.s8\.s8\.s32",
+    ),
+    "sm_90": Machine(Target("cuda", 90), 227 << 10, r"wgmma\.mma_async", r"wgmma\.mma_async\S*\.s32\.s8\.s8"),
+    # Triton 3.7 multiplies int8 on sm_100 as on sm_80.
+    "sm_100": Machine(Target("cuda", 100), 227 << 10, r"tcgen05\.mma", r"mma\.sync\S*\.s32\.s8\.s8\.s32"),
+    "gfx90a": Machine(Target("hip", "gfx90a", 64), 64 << 10, r"v_mfma_f32", r"v_mfma_i32_\w*i8"),
+    "gfx942": Machine(Target("hip", "gfx942", 64), 64 << 10, r"v_mfma_f32", r"v_mfma_i32_\w*i8"),
 }
 TENSOR_MEMORY = 512  # columns on sm_100
+MULTIPLYING = ("spectral_filter", "linear_int8")  # ops whose kernels hold products
 
-CASES = [  # name, (B, H, W, C), nb, hidden_size_factor, dtype, float32 products
-    ("FourCastNet", (1, 90, 180, 768), 8, 1, torch.bfloat16, "ieee"),
-    ("FourCastNet", (1, 90, 180, 768), 8, 1, torch.float16, "ieee"),
-    ("FourCastNet", (1, 90, 180, 768), 8, 1, torch.float32, "ieee"),
-    ("FourCastNet", (1, 90, 180, 768), 8, 1, torch.float32, "tf32x3"),
-    ("physicsnemo", (1, 45, 90, 256), 16, 1, torch.bfloat16, "ieee"),
-    ("wide block", (1, 90, 180, 768), 4, 2, torch.bfloat16, "ieee"),
+FP32, FP16, BF16, INT8 = torch.float32, torch.float16, torch.bfloat16, torch.int8
+TYPES = {FP32: "fp32", FP16: "fp16", BF16: "bf16", INT8: "i8"}
+
+FILTERS = [  # name, (B, H, W, C), nb, hidden_size_factor, dtype, float32 products
+    ("FourCastNet", (1, 90, 180, 768), 8, 1, BF16, "ieee"),
+    ("FourCastNet", (1, 90, 180, 768), 8, 1, FP16, "ieee"),
+    ("FourCastNet", (1, 90, 180, 768), 8, 1, FP32, "ieee"),
+    ("FourCastNet", (1, 90, 180, 768), 8, 1, FP32, "tf32x3"),
+    ("physicsnemo", (1, 45, 90, 256), 16, 1, BF16, "ieee"),
+    ("wide block", (1, 90, 180, 768), 4, 2, BF16, "ieee"),
 ]
-TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+NORMS = [  # name, (rows, C), dtype, int8 result
+    ("FourCastNet", (16200, 768), FP32, True),
+    ("FourCastNet", (16200, 768), BF16, True),
+    ("FourCastNet", (16200, 768), BF16, False),
+    ("narrow", (1001, 5), FP32, True),
+    ("widest", (1001, 8192), FP32, True),
+    ("widest, odd", (1001, 8191), FP16, False),
+]
+QUANTISED = [  # name, (rows, K), dtype
+    ("FourCastNet", (16200, 768), FP32),
+    ("hidden", (16200, 3072), BF16),
+    ("widest, odd", (1001, 8191), FP32),
+]
+LINEARS = [  # name, (M, K, N), activation, a scale for each row of x, residual's dtype, result's dtype
+    ("fc1", (16200, 768, 3072), "gelu", True, None, INT8),
+    ("fc2", (16200, 3072, 768), "none", True, FP32, FP32),
+    ("parts of tiles", (2001, 100, 1312), "gelu_tanh", False, BF16, INT8),
+    ("odd", (2001, 100, 1301), "gelu_tanh", True, FP32, INT8),
+    ("fc1, 49 rows", (49, 768, 3072), "gelu", True, None, INT8),
+    ("odd, 49 rows", (49, 100, 77), "none", False, FP16, FP16),
+]
 
 
 @dataclass(frozen=True)
@@ -69,6 +102,7 @@ class Job:
     machine: str
     case: str
     dtype: str
+    op: str
     kernel: str
     signature: tuple[tuple[str, str], ...]
     constants: tuple[tuple[str, Any], ...]
@@ -87,43 +121,55 @@ class Built:
     spills: int
 
 
-def jobs(machine: str) -> list[Job]:
-    """One job for each different kernel of the cases."""
-    found = {}
-    for name, (B, H, W, C), nb, factor, dtype, float32 in CASES:
-        bs = C // nb
-        target = backend.Target(MACHINES[machine].backend, MACHINES[machine].arch, float32)
+def launches(target: Target) -> Iterator[tuple[str, str, Launch]]:
+    """(case, dtype, launch) of all cases; the arguments have shapes and no memory."""
+
+    def empty(*shape: int, dtype: torch.dtype = FP32) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    for name, (B, H, W, C), nb, factor, dtype, float32 in FILTERS:
         if float32 == "tf32x3" and target.backend != "cuda":
             continue
-        x, w1, b1, w2, b2 = (
-            torch.empty(shape, dtype=kind, device="meta")
-            for shape, kind in (
-                ((B, H, W, C), dtype),
-                ((2, nb, bs, bs * factor), dtype),
-                ((2, nb, bs * factor), torch.float32),
-                ((2, nb, bs * factor, bs), dtype),
-                ((2, nb, bs), torch.float32),
-            )
-        )
-        modes = reference.kept_modes(H, W, 1.0)
-        for launch in backend.launches(x, w1, b1, w2, b2, torch.empty_like(x), 0.01, modes, target):
-            label = TYPES[dtype] if float32 == "ieee" else float32
-            job = specialised(launch, machine, name, label)
-            key = (job.kernel, job.signature, job.constants, job.attributes)
-            found.setdefault(key, job)
+        bs = C // nb
+        x, y = empty(B, H, W, C, dtype=dtype), empty(B, H, W, C, dtype=dtype)
+        w1, b1 = empty(2, nb, bs, bs * factor, dtype=dtype), empty(2, nb, bs * factor)
+        w2, b2 = empty(2, nb, bs * factor, bs, dtype=dtype), empty(2, nb, bs)
+        modes, label = kept_modes(H, W, 1.0), TYPES[dtype] if float32 == "ieee" else float32
+        on = replace(target, float32=float32)
+        for launch in spectral_filter.launches(x, x, w1, b1, w2, b2, y, 0.01, modes, on):
+            yield name, label, launch
+    for name, (M, C), dtype, int8 in NORMS:
+        x, weight, bias = empty(M, C, dtype=dtype), empty(C), empty(C)
+        y, scale = empty(M, C, dtype=INT8 if int8 else dtype), empty(M) if int8 else None
+        yield name, TYPES[dtype], layer_norm.launch(x, weight, bias, y, scale, 1e-6, target)
+    for name, (M, K), dtype in QUANTISED:
+        x, q = empty(M, K, dtype=dtype), empty(M, K, dtype=INT8)
+        yield name, TYPES[dtype], quantize_rows.launch(x, q, empty(M), target)
+    for name, (M, K, N), activation, row_scales, residual_dtype, out_dtype in LINEARS:
+        x, weight, y = empty(M, K, dtype=INT8), empty(N, K, dtype=INT8), empty(M, N, dtype=out_dtype)
+        x_scale, out_scale = empty(M) if row_scales else empty(), empty() if out_dtype == INT8 else None
+        residual = None if residual_dtype is None else empty(M, N, dtype=residual_dtype)
+        parts = x, weight, empty(N), empty(N), x_scale, residual, out_scale, y
+        yield name, TYPES[INT8], linear_int8.launch(*parts, activation, target)
+
+
+def jobs(machine: str) -> list[Job]:
+    """One job for each different kernel of the cases."""
+    found: dict[Any, Job] = {}
+    for case, dtype, launch in launches(MACHINES[machine].target):
+        job = specialised(launch, machine, case, dtype)
+        found.setdefault(replace(job, case="", dtype=""), job)
     return list(found.values())
 
 
-def specialised(launch: backend.Launch, machine: str, case: str, dtype: str) -> Job:
+def specialised(launch: Launch, machine: str, case: str, dtype: str) -> Job:
     """The types, constants and divisibilities that Triton's launcher would read off the arguments."""
     from triton.backends.compiler import BaseBackend
-
-    from wxkernels.ops.spectral_filter import triton_kernels
 
     compiler = triton_compiler(machine)
     signature, attributes = {}, []
     constants = launch.constants | launch.tiles.sizes
-    for n, name in enumerate(getattr(triton_kernels, launch.kernel).arg_names):
+    for n, name in enumerate(kernel(launch.op, launch.kernel).arg_names):
         value = launch.arguments.get(name)
         attribute = ""
         if isinstance(value, torch.Tensor):
@@ -141,15 +187,15 @@ def specialised(launch: backend.Launch, machine: str, case: str, dtype: str) -> 
             attributes.append((n, attribute))
     schedule = launch.tiles.num_warps, launch.tiles.num_stages
     parts = tuple(signature.items()), tuple(constants.items()), tuple(attributes)
-    return Job(machine, case, dtype, launch.kernel, *parts, *schedule)
+    return Job(machine, case, dtype, launch.op, launch.kernel, *parts, *schedule)
 
 
 def triton_compiler(machine: str):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import make_backend
 
-    m = MACHINES[machine]
-    return make_backend(GPUTarget(m.backend, m.arch, m.warp))
+    target = MACHINES[machine].target
+    return make_backend(GPUTarget(target.backend, target.arch, target.warp))
 
 
 def attempt(job: Job) -> Built | str:
@@ -164,12 +210,10 @@ def build(job: Job) -> Built:
     import triton
     from triton.compiler import ASTSource
 
-    from wxkernels.ops.spectral_filter import triton_kernels
-
     compiler = triton_compiler(job.machine)
     attributes = {(n,): compiler.parse_attr(text) for n, text in job.attributes}
-    kernel = getattr(triton_kernels, job.kernel)
-    source = ASTSource(kernel, dict(job.signature), dict(job.constants), attributes)
+    function = kernel(job.op, job.kernel)
+    source = ASTSource(function, dict(job.signature), dict(job.constants), attributes)
     triton.knobs.nvidia.dump_ptxas_log = True
     report = io.StringIO()
     with contextlib.redirect_stdout(report):
@@ -183,7 +227,8 @@ def build(job: Job) -> Built:
         text, fma = compiled.asm["amdgcn"], 0
         registers = number(r"\.vgpr_count: +(\d+)", text)
         spills = sum(number(rf"\.{kind}_spill_count: +(\d+)", text) for kind in ("vgpr", "sgpr"))
-    matrix = len(re.findall(MACHINES[job.machine].matrix, text))
+    machine = MACHINES[job.machine]
+    matrix = len(re.findall(machine.matrix_int8 if job.op == "linear_int8" else machine.matrix, text))
     tensor_memory = getattr(compiled.metadata, "tmem_size", 0)
     return Built(matrix, fma, registers, compiled.metadata.shared, tensor_memory, spills)
 
@@ -200,11 +245,8 @@ def faults(job: Job, built: Built | str) -> list[str]:
         return [built]
     machine = MACHINES[job.machine]
     found = []
-    if job.dtype == "fp32" and machine.backend == "cuda":
-        if not built.fma:
-            found.append("no fma")
-    elif not built.matrix:
-        found.append(f"no {machine.matrix}".replace("\\", ""))
+    if job.op in MULTIPLYING and not (built.matrix or (built.fma and without_matrix_units(job))):
+        found.append("no matrix instruction")
     if built.shared > machine.shared:
         found.append(f"{built.shared} bytes of shared memory, {machine.shared} there")
     if built.tensor_memory > TENSOR_MEMORY:
@@ -212,6 +254,11 @@ def faults(job: Job, built: Built | str) -> list[str]:
     if built.spills:
         found.append(f"{built.spills} spilled")
     return found
+
+
+def without_matrix_units(job: Job) -> bool:
+    """CUDA's have no float32 product."""
+    return job.dtype == "fp32" and MACHINES[job.machine].target.backend == "cuda"
 
 
 def main() -> int:
@@ -224,7 +271,7 @@ def main() -> int:
     work = [job for machine in machines for job in jobs(machine)]
     columns = ["target", "case", "dtype", "kernel", "tiles", "warps", "stages"]
     columns += ["matrix instr.", "registers", "shared KiB", "spills", ""]
-    table = Table(*columns, title="spectral_filter, Triton, compiled ahead of time")
+    table = Table(*columns, title="Triton kernels, compiled ahead of time")
     failed = 0
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache  # a cached kernel has no ptxas report
@@ -245,7 +292,9 @@ def row(job: Job, built: Built | str) -> list[str]:
     label += [str(job.num_warps), str(job.num_stages)]
     if isinstance(built, str):
         return label + [""] * 4
-    instructions = f"{built.matrix}" if built.matrix else f"fma {built.fma}"
+    instructions = ""
+    if job.op in MULTIPLYING:
+        instructions = f"fma {built.fma}" if without_matrix_units(job) else f"{built.matrix}"
     shared = f"{built.shared / 1024:.0f} / {MACHINES[job.machine].shared // 1024}"
     return [*label, instructions, str(built.registers), shared, str(built.spills)]
 

@@ -7,6 +7,10 @@
 #include <tuple>
 
 #include "wxkernels/cpu.h"
+#include "wxkernels/layer_norm.h"
+#include "wxkernels/linear_int8.h"
+#include "wxkernels/mlp.h"
+#include "wxkernels/patch.h"
 #include "wxkernels/spectral_filter.h"
 
 namespace py = pybind11;
@@ -22,7 +26,36 @@ wxkernels::Dtype dtype_of(const std::string& name) {
   if (name == "float32") return wxkernels::Dtype::float32;
   if (name == "bfloat16") return wxkernels::Dtype::bfloat16;
   if (name == "float16") return wxkernels::Dtype::float16;
-  throw py::value_error("dtype: expected float32, bfloat16 or float16, got " + name);
+  if (name == "int8") return wxkernels::Dtype::int8;
+  throw py::value_error("dtype: expected float32, bfloat16, float16 or int8, got " + name);
+}
+
+wxkernels::Dtype floating_dtype_of(const std::string& name) {
+  const wxkernels::Dtype dtype = dtype_of(name);
+  if (dtype == wxkernels::Dtype::int8)
+    throw py::value_error("dtype: expected float32, bfloat16 or float16, got int8");
+  return dtype;
+}
+
+wxkernels::Activation activation_of(const std::string& name) {
+  if (name == "none") return wxkernels::Activation::none;
+  if (name == "gelu") return wxkernels::Activation::gelu;
+  if (name == "gelu_tanh") return wxkernels::Activation::gelu_tanh;
+  throw py::value_error("activation: expected none, gelu or gelu_tanh, got " + name);
+}
+
+wxkernels::Weights weights_of(std::uintptr_t weight, const std::string& dtype, int64_t outputs,
+                              int64_t inputs, std::uintptr_t scale, std::uintptr_t bias) {
+  wxkernels::Weights weights;
+  weights.weight = pointer<const void>(weight);
+  weights.dtype = dtype_of(dtype);
+  weights.outputs = outputs;
+  weights.inputs = inputs;
+  weights.scale = pointer<const float>(scale);
+  weights.bias = pointer<const float>(bias);
+  if (weights.dtype == wxkernels::Dtype::float16)
+    throw py::value_error("weight: expected float32, bfloat16 or int8, got float16");
+  return weights;
 }
 
 using Shape = std::tuple<int64_t, int64_t, int64_t, int64_t>;
@@ -30,12 +63,13 @@ using Shape = std::tuple<int64_t, int64_t, int64_t, int64_t>;
 void spectral_filter(std::uintptr_t x, std::uintptr_t out, const std::string& dtype, Shape shape,
                      Shape strides, int64_t blocks, int64_t hidden_size, std::uintptr_t w1, std::uintptr_t b1,
                      std::uintptr_t w2, std::uintptr_t b2, float threshold,
-                     std::tuple<int64_t, int64_t, int64_t> kept, int threads) {
+                     std::tuple<int64_t, int64_t, int64_t> kept, int threads, std::uintptr_t norm_weight,
+                     std::uintptr_t norm_bias, float eps, bool bf16) {
   wxkernels::SpectralFilter op;
   int64_t channels, stride_channel;
   op.x = pointer<const void>(x);
   op.out = pointer<void>(out);
-  op.dtype = dtype_of(dtype);
+  op.dtype = floating_dtype_of(dtype);
   std::tie(op.batch, op.height, op.width, channels) = shape;
   std::tie(op.stride_batch, op.stride_height, op.stride_width, stride_channel) = strides;
   op.blocks = blocks;
@@ -47,6 +81,10 @@ void spectral_filter(std::uintptr_t x, std::uintptr_t out, const std::string& dt
   op.b2 = pointer<const float>(b2);
   op.threshold = threshold;
   std::tie(op.row_start, op.row_stop, op.columns) = kept;
+  op.norm_weight = pointer<const float>(norm_weight);
+  op.norm_bias = pointer<const float>(norm_bias);
+  op.eps = eps;
+  op.bf16 = bf16;
 
   if (blocks < 1 || op.block_size * blocks != channels)
     throw py::value_error("blocks: expected a divisor of " + std::to_string(channels) + " channels, got " +
@@ -60,11 +98,124 @@ void spectral_filter(std::uintptr_t x, std::uintptr_t out, const std::string& dt
   wxkernels::spectral_filter(op, threads);
 }
 
+wxkernels::Rows rows_of(std::uintptr_t x, const std::string& dtype, int64_t rows, int64_t channels,
+                        int64_t row_stride) {
+  return {pointer<const void>(x), floating_dtype_of(dtype), rows, channels, row_stride};
+}
+
+void layer_norm(std::uintptr_t x, std::uintptr_t out, std::uintptr_t scale, const std::string& dtype,
+                int64_t rows, int64_t channels, int64_t row_stride, std::uintptr_t weight,
+                std::uintptr_t bias, float eps, int threads) {
+  wxkernels::LayerNorm op;
+  op.in = rows_of(x, dtype, rows, channels, row_stride);
+  op.out = pointer<void>(out);
+  op.scale = pointer<float>(scale);
+  op.weight = pointer<const float>(weight);
+  op.bias = pointer<const float>(bias);
+  op.eps = eps;
+  const py::gil_scoped_release release;
+  wxkernels::layer_norm(op, threads);
+}
+
+void quantize_rows(std::uintptr_t x, std::uintptr_t out, std::uintptr_t scale, const std::string& dtype,
+                   int64_t rows, int64_t channels, int64_t row_stride, int threads) {
+  wxkernels::QuantizeRows op;
+  op.in = rows_of(x, dtype, rows, channels, row_stride);
+  op.out = pointer<int8_t>(out);
+  op.scale = pointer<float>(scale);
+  const py::gil_scoped_release release;
+  wxkernels::quantize_rows(op, threads);
+}
+
+void linear_int8(std::uintptr_t x, const std::string& x_dtype, std::uintptr_t x_scale, int64_t x_scale_stride,
+                 int64_t M, int64_t N, int64_t K, int64_t row_stride, std::uintptr_t weight,
+                 std::uintptr_t weight_scale, std::uintptr_t bias, const std::string& activation,
+                 std::uintptr_t residual, const std::string& residual_dtype, int64_t residual_stride,
+                 std::uintptr_t out, const std::string& out_dtype, float out_scale, int threads) {
+  wxkernels::LinearInt8 op;
+  op.x = pointer<const void>(x);
+  op.dtype = dtype_of(x_dtype);
+  op.rows = M;
+  op.row_stride = row_stride;
+  op.x_scale = pointer<const float>(x_scale);
+  op.x_scale_stride = x_scale_stride;
+  op.weights = weights_of(weight, "int8", N, K, weight_scale, bias);
+  op.activation = activation_of(activation);
+  op.residual = pointer<const void>(residual);
+  op.residual_dtype = dtype_of(residual_dtype);
+  op.residual_stride = residual_stride;
+  op.out = pointer<void>(out);
+  op.out_dtype = dtype_of(out_dtype);
+  op.out_scale = out_scale;
+  const py::gil_scoped_release release;
+  wxkernels::linear_int8(op, threads);
+}
+
+void mlp(std::uintptr_t x, std::uintptr_t out, const std::string& dtype, int64_t rows, int64_t channels,
+         int64_t hidden, int64_t row_stride, std::uintptr_t norm_weight, std::uintptr_t norm_bias, float eps,
+         const std::string& weight_dtype, std::uintptr_t fc1_weight, std::uintptr_t fc1_scale,
+         std::uintptr_t fc1_bias, std::uintptr_t fc2_weight, std::uintptr_t fc2_scale,
+         std::uintptr_t fc2_bias, float hidden_scale, const std::string& activation, int threads) {
+  wxkernels::Mlp op;
+  op.x = pointer<const void>(x);
+  op.out = pointer<void>(out);
+  op.dtype = dtype_of(dtype);
+  op.rows = rows;
+  op.row_stride = row_stride;
+  op.norm_weight = pointer<const float>(norm_weight);
+  op.norm_bias = pointer<const float>(norm_bias);
+  op.eps = eps;
+  op.fc1 = weights_of(fc1_weight, weight_dtype, hidden, channels, fc1_scale, fc1_bias);
+  op.fc2 = weights_of(fc2_weight, weight_dtype, channels, hidden, fc2_scale, fc2_bias);
+  op.hidden_scale = hidden_scale;
+  op.activation = activation_of(activation);
+  const py::gil_scoped_release release;
+  wxkernels::mlp(op, threads);
+}
+
+void patch_embed(std::uintptr_t x, std::uintptr_t out, const std::string& dtype, Shape shape,
+                 std::tuple<int64_t, int64_t> patch, int64_t dim, const std::string& weight_dtype,
+                 std::uintptr_t weight, std::uintptr_t bias, std::uintptr_t pos, const std::string& pos_dtype,
+                 std::uintptr_t pos_scale, int threads) {
+  wxkernels::PatchEmbed op;
+  int64_t height, width;
+  op.x = pointer<const void>(x);
+  op.out = pointer<void>(out);
+  op.dtype = dtype_of(dtype);
+  std::tie(op.batch, op.channels, height, width) = shape;
+  std::tie(op.patch_height, op.patch_width) = patch;
+  op.rows = height / op.patch_height;
+  op.columns = width / op.patch_width;
+  op.weights = weights_of(weight, weight_dtype, dim, op.channels * op.patch_height * op.patch_width, 0, bias);
+  op.position = pointer<const void>(pos);
+  op.position_dtype = dtype_of(pos_dtype);
+  op.position_scale = pointer<const float>(pos_scale);
+  const py::gil_scoped_release release;
+  wxkernels::patch_embed(op, threads);
+}
+
+void patch_head(std::uintptr_t tokens, std::uintptr_t out, const std::string& dtype, Shape shape,
+                std::tuple<int64_t, int64_t> patch, int64_t out_chans, const std::string& weight_dtype,
+                std::uintptr_t weight, std::uintptr_t bias, int threads) {
+  wxkernels::PatchHead op;
+  int64_t dim;
+  op.x = pointer<const void>(tokens);
+  op.out = pointer<void>(out);
+  op.dtype = dtype_of(dtype);
+  std::tie(op.batch, op.rows, op.columns, dim) = shape;
+  std::tie(op.patch_height, op.patch_width) = patch;
+  op.channels = out_chans;
+  op.weights = weights_of(weight, weight_dtype, op.patch_height * op.patch_width * out_chans, dim, 0, bias);
+  const py::gil_scoped_release release;
+  wxkernels::patch_head(op, threads);
+}
+
 std::map<std::string, double> peak_flops(int threads) {
   const py::gil_scoped_release release;
   const wxkernels::PeakFlops peak = wxkernels::peak_flops(threads);
   std::map<std::string, double> flops = {{"float32", peak.float32}};
   if (peak.bfloat16 > 0) flops["bfloat16"] = peak.bfloat16;
+  if (peak.int8 > 0) flops["int8"] = peak.int8;
   return flops;
 }
 
@@ -83,7 +234,29 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "Compiled kernels of wxkernels: addresses, sizes and strides in, nothing of PyTorch.";
   m.def("spectral_filter", &spectral_filter, py::arg("x"), py::arg("out"), py::arg("dtype"), py::arg("shape"),
         py::arg("strides"), py::arg("blocks"), py::arg("hidden_size"), py::arg("w1"), py::arg("b1"),
-        py::arg("w2"), py::arg("b2"), py::arg("threshold"), py::arg("kept"), py::arg("threads"));
+        py::arg("w2"), py::arg("b2"), py::arg("threshold"), py::arg("kept"), py::arg("threads"),
+        py::arg("norm_weight") = 0, py::arg("norm_bias") = 0, py::arg("eps") = 0.0f, py::arg("bf16") = false);
+  m.def("layer_norm", &layer_norm, py::arg("x"), py::arg("out"), py::arg("scale"), py::arg("dtype"),
+        py::arg("rows"), py::arg("channels"), py::arg("row_stride"), py::arg("weight"), py::arg("bias"),
+        py::arg("eps"), py::arg("threads"));
+  m.def("quantize_rows", &quantize_rows, py::arg("x"), py::arg("out"), py::arg("scale"), py::arg("dtype"),
+        py::arg("rows"), py::arg("channels"), py::arg("row_stride"), py::arg("threads"));
+  m.def("linear_int8", &linear_int8, py::arg("x"), py::arg("x_dtype"), py::arg("x_scale"),
+        py::arg("x_scale_stride"), py::arg("M"), py::arg("N"), py::arg("K"), py::arg("row_stride"),
+        py::arg("weight"), py::arg("weight_scale"), py::arg("bias"), py::arg("activation"),
+        py::arg("residual"), py::arg("residual_dtype"), py::arg("residual_stride"), py::arg("out"),
+        py::arg("out_dtype"), py::arg("out_scale"), py::arg("threads"));
+  m.def("mlp", &mlp, py::arg("x"), py::arg("out"), py::arg("dtype"), py::arg("rows"), py::arg("channels"),
+        py::arg("hidden"), py::arg("row_stride"), py::arg("norm_weight"), py::arg("norm_bias"),
+        py::arg("eps"), py::arg("weight_dtype"), py::arg("fc1_weight"), py::arg("fc1_scale"),
+        py::arg("fc1_bias"), py::arg("fc2_weight"), py::arg("fc2_scale"), py::arg("fc2_bias"),
+        py::arg("hidden_scale"), py::arg("activation"), py::arg("threads"));
+  m.def("patch_embed", &patch_embed, py::arg("x"), py::arg("out"), py::arg("dtype"), py::arg("shape"),
+        py::arg("patch"), py::arg("dim"), py::arg("weight_dtype"), py::arg("weight"), py::arg("bias"),
+        py::arg("pos"), py::arg("pos_dtype"), py::arg("pos_scale"), py::arg("threads"));
+  m.def("patch_head", &patch_head, py::arg("tokens"), py::arg("out"), py::arg("dtype"), py::arg("shape"),
+        py::arg("patch"), py::arg("out_chans"), py::arg("weight_dtype"), py::arg("weight"), py::arg("bias"),
+        py::arg("threads"));
   m.def("isa", &wxkernels::isa, "The instruction set in force.");
   m.def("set_isa", &wxkernels::set_isa, py::arg("name"), "ValueError where it does not run here.");
   m.def("isas", &wxkernels::runnable_isas, "Instruction sets that were built and run here, lowest first.");

@@ -55,10 +55,11 @@ def module(name: str) -> ModuleType:
 
 @dataclass
 class Host:
-    """The filter class of a host and a way to build its network, small and with random weights."""
+    """The classes of a host and a way to build its network, small and with random weights."""
 
     name: str
     layer: type[nn.Module]
+    block: type[nn.Module]
     network_class: type[nn.Module]
     numbers: dict[str, Any]
 
@@ -68,9 +69,12 @@ class Host:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             network = self.network_class(**self.numbers, **{**sizes, **changes}).eval()
-            for block in network.blocks:  # the published init is so small that the softshrink cuts nearly all
-                for parameter in block.filter.parameters():
-                    parameter.data.mul_(10)
+            for block in network.blocks:  # as published, filter and MLP hardly add to the stream of tokens
+                for parameter in block.parameters():
+                    if parameter.dim() == 1:
+                        parameter.data.add_(0.3 * torch.randn_like(parameter))
+                    else:
+                        parameter.data.mul_(10)
         return network
 
 
@@ -80,15 +84,16 @@ def load(name: str) -> Host:
     nvidia = {"in_channels": 3, "out_channels": 3, "inp_shape": [48, 96]}
     if name == "ai-models-fourcastnet":
         afnonet = module("ai_models_fourcastnet.afnonet")
-        return Host(name, afnonet.AFNO2D, afnonet.AFNONet, ours)
+        return Host(name, afnonet.AFNO2D, afnonet.Block, afnonet.AFNONet, ours)
     if name == "nvlabs":
         afnonet = _nvlabs()
-        return Host(name, afnonet.AFNO2D, afnonet.AFNONet, ours)
+        return Host(name, afnonet.AFNO2D, afnonet.Block, afnonet.AFNONet, ours)
     if name == "physicsnemo":
         layers = module("physicsnemo.nn.module.afno_layers")
-        return Host(name, layers.AFNO2DLayer, module("physicsnemo.models.afno").AFNO, nvidia)
+        afno = module("physicsnemo.models.afno.afno")
+        return Host(name, layers.AFNO2DLayer, afno.Block, afno.AFNO, nvidia)
     afno = module("modulus.models.afno.afno")
-    return Host(name, afno.AFNO2DLayer, afno.AFNO, nvidia)
+    return Host(name, afno.AFNO2DLayer, afno.Block, afno.AFNO, nvidia)
 
 
 def _nvlabs() -> ModuleType:

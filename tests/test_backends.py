@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import torch
 from wxkernels import _native, backends
 from wxkernels.errors import UserError
 from wxkernels.ops import spectral_filter
+from wxkernels.ops.quantize_rows import OP as ROWS
 from wxkernels.ops.spectral_filter import OP, native, reference
 
 TENSORS = [torch.randn(1, 4, 6, 2), *(torch.randn(2, 1, 2, 2), torch.randn(2, 1, 2)) * 2]
@@ -39,6 +41,34 @@ def test_a_named_backend_is_used_or_raises():
             spectral_filter(*(t.double() for t in TENSORS))
     with pytest.raises(UserError, match="there is no backend 'magic'; choose one of"), backends.use("magic"):
         pass
+
+
+def test_an_op_without_the_named_backend_keeps_its_own_choice(monkeypatch):
+    monkeypatch.setitem(OP.implementations, "magic", reference)
+    before = ROWS.choose(TENSORS[0])
+    with backends.use("magic"):
+        assert OP.choose(*TENSORS) is reference
+        assert ROWS.choose(TENSORS[0]) is before
+    monkeypatch.setenv("WXKERNELS_BACKEND", "charm")
+    with pytest.raises(RuntimeError, match="quantize_rows: there is no backend 'charm'; choose one of"):
+        ROWS.choose(TENSORS[0])
+
+
+def test_a_backend_is_named_where_any_op_has_it(monkeypatch):
+    """As with a compiled module that is older than some of the ops."""
+    missing = ModuleType("missing")
+    missing.unavailable = lambda: "it is not built"
+    monkeypatch.setitem(ROWS.implementations, "magic", missing)
+    with (
+        pytest.raises(UserError, match="backend magic cannot run here: it is not built"),
+        backends.use("magic"),
+    ):
+        pass
+    monkeypatch.setitem(OP.implementations, "magic", reference)
+    with backends.use("magic"):
+        assert OP.choose(*TENSORS) is reference
+        with pytest.raises(RuntimeError, match="'magic' was asked for, but it is not built"):
+            ROWS.choose(TENSORS[0])
 
 
 def test_a_gpu_backend_waits_for_its_record(monkeypatch, tmp_path):

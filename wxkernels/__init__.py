@@ -8,11 +8,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wxkernels import backends, forecast, io, models, ops, verification
+    from wxkernels import backends, forecast, io, models, nn, ops, quantization, verification
     from wxkernels.patching import patch, unpatch
 
 __version__ = "0.1.0"
-__all__ = ["backends", "forecast", "io", "models", "ops", "patch", "unpatch", "verification"]
+__all__ = [
+    "backends",
+    "forecast",
+    "io",
+    "models",
+    "nn",
+    "ops",
+    "patch",
+    "quantization",
+    "unpatch",
+    "verification",
+]
 
 _FUNCTIONS = {"patch": "wxkernels.patching", "unpatch": "wxkernels.patching"}
 

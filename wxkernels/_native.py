@@ -1,7 +1,13 @@
-"""The compiled module, or the reason why it is missing (told when it is needed, not at import)."""
+"""The compiled module, or the reason why it is missing (told when it is needed, not at import).
+
+And how tensors reach it: as addresses, with the names of their dtypes.
+"""
 
 from pathlib import Path
 from types import ModuleType
+
+import torch
+from torch import Tensor
 
 core: ModuleType | None = None
 reason: str | None = None
@@ -16,3 +22,48 @@ except ImportError as error:
         reason += "; this is the source tree: leave its folder, or `pip install -e .`"
     else:
         reason += "; run `pip install .` again"
+
+DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+def missing(function: str) -> str | None:
+    """Why `function` of the compiled module cannot be called: no module, or one built from older sources."""
+    if core is None:
+        return reason
+    if not hasattr(core, function):
+        return "the compiled module is older than the Python code: run `pip install` again"
+    return None
+
+
+def unsupported(name: str, x: Tensor) -> str | None:
+    """Why a floating x, called `name`, cannot go to the compiled module."""
+    if x.device.type != "cpu":
+        return f"it runs on the CPU, and {name} is on {x.device}"
+    if x.dtype not in DTYPES:
+        return f"it takes {', '.join(DTYPES.values())}, and {name} is {str(x.dtype).removeprefix('torch.')}"
+    return None
+
+
+def address(tensor: Tensor | None) -> int:
+    """0 for an absent one. The caller keeps the tensor alive while the address is in use."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def rows(x: Tensor) -> Tensor:
+    """x (..., C) as (rows, C) with unit stride over C: a view where the strides allow one, else a copy."""
+    x = x.reshape(-1, x.shape[-1])
+    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
+
+
+def float32(tensor: Tensor | None) -> Tensor | None:
+    """Parameters as the compiled module takes them: contiguous float32."""
+    return None if tensor is None else tensor.to(torch.float32).contiguous()
+
+
+def weight(tensor: Tensor) -> tuple[Tensor, str]:
+    """A contiguous weight and the dtype of its products: bfloat16 and int8 as they are, others in float32."""
+    if tensor.dtype == torch.int8:
+        return tensor.contiguous(), "int8"
+    if tensor.dtype == torch.bfloat16:
+        return tensor.contiguous(), "bfloat16"
+    return tensor.to(torch.float32).contiguous(), "float32"

@@ -19,7 +19,7 @@ from wxkernels.errors import UserError
 log = logging.getLogger("wxkernels")
 
 #: Backends whose choice on a GPU waits for a record of its tests (verified.json).
-GPU_BACKENDS = ("triton",)
+GPU_BACKENDS = ("cuda", "triton")
 
 _forced: ContextVar[str | None] = ContextVar("wxkernels_backend", default=None)
 _ops: dict[str, "Op"] = {}
@@ -39,10 +39,15 @@ class Op:
         _ops[name] = self
 
     def choose(self, *tensors: Tensor) -> ModuleType:
-        """The backend for this call. One that the user named and that cannot run raises RuntimeError."""
+        """The backend for this call. One that the user named and that cannot run raises RuntimeError.
+
+        An op that has no backend of that name runs on the best of its own.
+        """
         forced = _forced.get() or os.environ.get("WXKERNELS_BACKEND")
-        if forced:
-            implementation = self._named(forced)
+        if forced and not _having(forced):
+            raise RuntimeError(f"{self.name}: {_unknown(forced)}")
+        if forced in self.implementations:
+            implementation = self.implementations[forced]
             reason = implementation.unavailable() or implementation.unsupported(*tensors)
             if reason:
                 raise RuntimeError(f"{self.name}: backend {forced!r} was asked for, but {reason}")
@@ -55,13 +60,6 @@ class Op:
                 return implementation
             self._tell(name, reason, tensors[0])
         raise RuntimeError(f"{self.name}: no backend takes this call")
-
-    def _named(self, name: str) -> ModuleType:
-        if name not in self.implementations:
-            raise RuntimeError(
-                f"{self.name}: there is no backend {name!r}; choose one of {', '.join(self.implementations)}"
-            )
-        return self.implementations[name]
 
     def _unproven(self, name: str, x: Tensor) -> str | None:
         architecture = device_architecture(x.device)
@@ -83,16 +81,26 @@ def use(name: str) -> Iterator[None]:
     The environment variable WXKERNELS_BACKEND does the same for a whole process. UserError: there is no such
     backend, or it cannot run on this machine; a call that it does not take raises RuntimeError.
     """
-    known = {n: implementation for op in _ops.values() for n, implementation in op.implementations.items()}
-    if name not in known:
-        raise UserError(f"there is no backend {name!r}; choose one of {', '.join(known)}")
-    if reason := known[name].unavailable():
-        raise UserError(f"backend {name} cannot run here: {reason}")
+    if not _having(name):
+        raise UserError(_unknown(name))
+    reasons = [implementation.unavailable() for implementation in _having(name)]
+    if all(reasons):
+        raise UserError(f"backend {name} cannot run here: {reasons[0]}")
     token = _forced.set(name)
     try:
         yield
     finally:
         _forced.reset(token)
+
+
+def _having(name: str) -> list[ModuleType]:
+    """What the ops have under the name of a backend."""
+    return [op.implementations[name] for op in _ops.values() if name in op.implementations]
+
+
+def _unknown(name: str) -> str:
+    known = dict.fromkeys(known for op in _ops.values() for known in op.implementations)
+    return f"there is no backend {name!r}; choose one of {', '.join(known)}"
 
 
 @contextmanager

@@ -24,7 +24,8 @@ const std::vector<Isa>& isas() {
     const bool avx2 =
         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512vnni");
     list.push_back({&kernels_avx2, avx2});
     list.push_back({&kernels_avx512, avx512});
     list.push_back({&kernels_avx512_bf16, avx512 && __builtin_cpu_supports("avx512bf16")});

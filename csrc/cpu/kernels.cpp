@@ -1,5 +1,7 @@
 // Compiled once an instruction set, with its flags and with WX_ISA for its name.
 #include "cpu/isa.h"
+#include "cpu/layer_norm_kernels.h"
+#include "cpu/linear_kernels.h"
 #include "cpu/spectral_filter_kernels.h"
 
 #define WX_JOIN(a, b) a##b
@@ -38,9 +40,23 @@ inline int64_t bfloat16_rounds(int64_t rounds, float* values) {
 #endif
 }
 
+inline int64_t int8_rounds(int64_t rounds, float* values) {
+#if defined(__AVX512VNNI__)
+  const auto as_ints = [](vec a) WX_LAMBDA { return _mm512_castps_si512(a); };
+  return rounds_of(
+      rounds, values, as_ints(set1(values[0])),
+      [=](vec sum, ints a) WX_LAMBDA { return _mm512_castsi512_ps(_mm512_dpbusd_epi32(as_ints(sum), a, a)); },
+      8);
+#else
+  (void)rounds, (void)values;
+  return 0;
+#endif
+}
+
 }  // namespace WX_ISA
 
-const Kernels WX_NAME(kernels_, WX_ISA) = {WX_STRING(WX_ISA), WX_ISA::kSpectralFilter, WX_ISA::float32_rounds,
-                                           WX_ISA::bfloat16_rounds};
+const Kernels WX_NAME(kernels_, WX_ISA) = {
+    WX_STRING(WX_ISA),      WX_ISA::kSpectralFilter, WX_ISA::kRows,      WX_ISA::kLinear,
+    WX_ISA::float32_rounds, WX_ISA::bfloat16_rounds, WX_ISA::int8_rounds};
 
 }  // namespace wxkernels

@@ -28,7 +28,9 @@ double best_flops(int threads, int64_t (*rounds)(int64_t, float*)) {
 }  // namespace
 
 PeakFlops peak_flops(int threads) {
-  return {best_flops(threads, kernels().float32_rounds), best_flops(threads, kernels().bfloat16_rounds)};
+  const Kernels& kernel = kernels();
+  return {best_flops(threads, kernel.float32_rounds), best_flops(threads, kernel.bfloat16_rounds),
+          best_flops(threads, kernel.int8_rounds)};
 }
 
 }  // namespace wxkernels

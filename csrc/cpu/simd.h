@@ -77,6 +77,17 @@ constexpr bool kStreams = true;
 WX_INLINE void stream(float* p, vec a) { _mm512_stream_ps(p, a); }
 WX_INLINE void end_streams() { _mm_sfence(); }
 
+WX_INLINE vec only(Lanes n, vec a) { return _mm512_maskz_mov_ps(n.mask, a); }  // 0 in the other lanes
+WX_INLINE float sum_lanes(vec a) { return _mm512_reduce_add_ps(a); }
+// The larger of a and |b| by their bits, a >= 0: a NaN is larger than all numbers.
+WX_INLINE vec max_magnitude(vec a, vec b) {
+  const ints magnitude = _mm512_and_si512(_mm512_castps_si512(b), _mm512_set1_epi32(0x7fffffff));
+  return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), magnitude));
+}
+WX_INLINE float max_lane(vec a) {  // of magnitudes, by their bits
+  return bits_float(static_cast<uint32_t>(_mm512_reduce_max_epi32(_mm512_castps_si512(a))));
+}
+
 WX_INLINE vec load(const float* p, Lanes n) { return _mm512_maskz_loadu_ps(n.mask, p); }
 WX_INLINE void store(float* p, vec a, Lanes n) { _mm512_mask_storeu_ps(p, n.mask, a); }
 
@@ -87,6 +98,12 @@ WX_INLINE vec load(const bf16* p, Lanes n) {
 WX_INLINE vec load(const f16* p, Lanes n) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(n.mask, p)); }
 WX_INLINE void store(f16* p, vec a, Lanes n) {
   _mm256_mask_storeu_epi16(p, n.mask, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+// a in [-127, 127] rounded half to even, plus the offset: signed bytes with 0, unsigned ones with 128.
+WX_INLINE void store_bytes(uint8_t* p, vec a, int offset, Lanes n) {
+  const __m128i q = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a));
+  _mm_mask_storeu_epi8(p, n.mask, _mm_add_epi8(q, _mm_set1_epi8(static_cast<char>(offset))));
 }
 
 #if defined(__AVX512BF16__)
@@ -141,6 +158,17 @@ WX_INLINE vec fnma(vec a, vec b, vec c) { return _mm256_fnmadd_ps(a, b, c); }
 WX_INLINE vec max(vec a, vec b) { return _mm256_max_ps(a, b); }
 WX_INLINE vec min(vec a, vec b) { return _mm256_min_ps(a, b); }
 
+WX_INLINE vec only(Lanes n, vec a) { return _mm256_and_ps(a, _mm256_castsi256_ps(n.mask)); }
+WX_INLINE float sum_lanes(vec a) {
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+WX_INLINE vec max_magnitude(vec a, vec b) {
+  const __m256i magnitude = _mm256_and_si256(_mm256_castps_si256(b), _mm256_set1_epi32(0x7fffffff));
+  return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), magnitude));
+}
+
 WX_INLINE vec load(const float* p, Lanes n) {
   return n.n == kLanes ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, n.mask);
 }
@@ -177,6 +205,13 @@ WX_INLINE void store(f16* p, vec a, Lanes n) {
   store_16bit(p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), n);
 }
 
+WX_INLINE void store_bytes(uint8_t* p, vec a, int offset, Lanes n) {
+  const __m256i q = _mm256_cvtps_epi32(a);
+  const __m128i pairs = _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+  const __m128i bytes = _mm_add_epi8(_mm_packs_epi16(pairs, pairs), _mm_set1_epi8(static_cast<char>(offset)));
+  std::memcpy(p, &bytes, static_cast<size_t>(n.n));
+}
+
 #else  // four lanes that the compiler maps on what its base target has: SSE2, NEON or plain registers
 
 typedef float vec __attribute__((vector_size(16)));
@@ -195,6 +230,17 @@ WX_INLINE vec fma(vec a, vec b, vec c) { return a * b + c; }
 WX_INLINE vec fnma(vec a, vec b, vec c) { return c - a * b; }
 WX_INLINE vec max(vec a, vec b) { return a > b ? a : b; }
 WX_INLINE vec min(vec a, vec b) { return a < b ? a : b; }
+
+WX_INLINE vec only(Lanes n, vec a) {
+  for (int i = n.n; i < kLanes; ++i) a[i] = 0;
+  return a;
+}
+WX_INLINE float sum_lanes(vec a) { return (a[0] + a[2]) + (a[1] + a[3]); }
+typedef int32_t int_vec __attribute__((vector_size(16)));
+WX_INLINE vec max_magnitude(vec a, vec b) {
+  const int_vec so_far = reinterpret_cast<int_vec>(a), magnitude = reinterpret_cast<int_vec>(b) & 0x7fffffff;
+  return reinterpret_cast<vec>(so_far > magnitude ? so_far : magnitude);
+}
 
 WX_INLINE float to_float(float a) { return a; }
 WX_INLINE float to_float(bf16 a) { return bits_float(static_cast<uint32_t>(a.bits) << 16); }
@@ -236,12 +282,36 @@ WX_INLINE void store(T* p, vec a, Lanes n) {
   for (int i = 0; i < n.n; ++i) from_float(a[i], p[i]);
 }
 
+WX_INLINE void store_bytes(uint8_t* p, vec a, int offset, Lanes n) {
+  const vec shift = set1(0x1.8p23f);  // the sum has no bits for a fraction: it is rounded
+  const vec q = (a + shift) - shift;
+  for (int i = 0; i < n.n; ++i) p[i] = static_cast<uint8_t>(static_cast<int>(q[i]) + offset);
+}
+
 #endif
 
 #if !defined(__AVX512F__)  // a vector is less than a cache line
 constexpr bool kStreams = false;
 WX_INLINE void stream(float*, vec) {}
 WX_INLINE void end_streams() {}
+
+WX_INLINE float max_lane(vec a) {
+  uint32_t largest = 0;
+  for (int i = 0; i < kLanes; ++i) largest = float_bits(a[i]) > largest ? float_bits(a[i]) : largest;
+  return bits_float(largest);
+}
 #endif
+
+// f(a value of the C++ type of a floating dtype)
+template <class F>
+WX_INLINE void with_dtype(Dtype dtype, const F& f) {
+  if (dtype == Dtype::bfloat16) {
+    f(bf16{});
+  } else if (dtype == Dtype::float16) {
+    f(f16{});
+  } else {
+    f(float{});
+  }
+}
 
 }  // namespace wxkernels::WX_ISA

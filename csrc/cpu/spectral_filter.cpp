@@ -11,6 +11,8 @@ namespace {
 
 int round_up(int64_t a, int to) { return static_cast<int>((a + to - 1) / to * to); }
 
+constexpr size_t kMomentsFloats = sizeof(RowMoments) / sizeof(float);
+
 constexpr size_t kLineBytes = 64, kLineFloats = kLineBytes / sizeof(float);
 
 size_t to_cache_line(size_t floats) { return (floats + kLineFloats - 1) / kLineFloats * kLineFloats; }
@@ -64,13 +66,20 @@ void spectral_filter(const SpectralFilter& op, int threads) {
   const size_t weights_size = to_cache_line(kernel.weights_size(job));
   const size_t work_size = to_cache_line(kernel.work_size(job));
   const size_t spectrum_size = to_cache_line(static_cast<size_t>(op.height) * op.columns * 2 * job.channels);
+  const size_t tokens = static_cast<size_t>(op.batch * op.height * op.width);
+  const size_t moments_size = op.norm_weight == nullptr ? 0 : to_cache_line(tokens * kMomentsFloats);
   const auto scratch = runtime.scratch();
   float* const weights =
-      scratch->reserve(weights_size * op.blocks + work_size * threads + spectrum_size * wave);
+      scratch->reserve(weights_size * op.blocks + work_size * threads + spectrum_size * wave + moments_size);
   float* const work = weights + weights_size * op.blocks;
   float* const spectra = work + work_size * threads;
+  job.moments = reinterpret_cast<RowMoments*>(spectra + spectrum_size * wave);
 
   ThreadPool& pool = runtime.pool();
+  if (op.norm_weight != nullptr) {
+    pool.run(op.batch * op.height, threads,
+             [&](int64_t row, int) { kernel.row_moments(job, row / op.height, row % op.height); });
+  }
   pool.run(op.blocks, threads,
            [&](int64_t block, int) { kernel.pack_weights(job, block, weights + weights_size * block); });
 

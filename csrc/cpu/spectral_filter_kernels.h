@@ -3,6 +3,7 @@
 
 #include "cpu/block_mlp.h"
 #include "cpu/fft.h"
+#include "cpu/rows.h"
 
 namespace wxkernels::WX_ISA {
 
@@ -57,22 +58,10 @@ inline size_t work_size(const SpectralFilterJob& job) { return Work(job, nullptr
 template <class F>
 WX_INLINE void with_mlp(const SpectralFilter& op, const F& f) {
 #if defined(__AVX512BF16__)
-  if (op.dtype == Dtype::bfloat16) return f(PairDot{});
+  if (op.bf16) return f(PairDot{});
 #endif
   (void)op;
   f(Gauss{});
-}
-
-template <class F>
-WX_INLINE void with_dtype(Dtype dtype, const F& f) {
-  switch (dtype) {
-    case Dtype::float32:
-      return f(float{});
-    case Dtype::bfloat16:
-      return f(bf16{});
-    case Dtype::float16:
-      return f(f16{});
-  }
 }
 
 // Packed: bias 1, bias 2 (padded with zeros), weights 1, weights 2.
@@ -102,6 +91,45 @@ WX_INLINE void for_each_vector(int64_t channels, const F& f) {
     f(c, Lanes(static_cast<int>(channels - c < kLanes ? channels - c : kLanes)));
 }
 
+inline void row_moments(const SpectralFilterJob& job, int64_t sample, int64_t h) {
+  const SpectralFilter& op = job.op;
+  const int channels = static_cast<int>(op.blocks * op.block_size);
+  RowMoments* const to = job.moments + (sample * op.height + h) * op.width;
+  with_dtype(op.dtype, [&](auto element) {
+    const auto* x =
+        static_cast<const decltype(element)*>(op.x) + sample * op.stride_batch + h * op.stride_height;
+    for (int64_t w = 0; w < op.width; ++w) to[w] = moments(x + w * op.stride_width, channels, op.eps);
+  });
+}
+
+// What the filter sees of x: one vector of channels of rows h and h + 1, whose tokens are counted through.
+struct Plain {
+  Plain(const SpectralFilterJob&, int64_t, int64_t, int64_t, Lanes) {}
+  WX_INLINE vec operator()(vec x, int64_t) const { return x; }
+};
+
+struct Normalised {
+  const RowMoments* moments;
+  vec weight, bias;
+  Normalised(const SpectralFilterJob& job, int64_t sample, int64_t h, int64_t channel, Lanes lanes)
+      : moments(job.moments + (sample * job.op.height + h) * job.op.width),
+        weight(load(job.op.norm_weight + channel, lanes)),
+        bias(job.op.norm_bias == nullptr ? set1(0.0f) : load(job.op.norm_bias + channel, lanes)) {}
+  WX_INLINE vec operator()(vec x, int64_t token) const { return normalised(x, moments[token], weight, bias); }
+};
+
+// f(a value of the C++ type of x's dtype, whether there is a norm as an Int)
+template <class F>
+WX_INLINE void with_input(const SpectralFilter& op, const F& f) {
+  with_dtype(op.dtype, [&](auto element) {
+    if (op.norm_weight != nullptr) {
+      f(element, Int<true>{});
+    } else {
+      f(element, Int<false>{});
+    }
+  });
+}
+
 // Two real rows make one complex row; its transform Z holds both spectra: (Z[k] +- conj Z[-k]) / 2.
 inline void forward_rows(const SpectralFilterJob& job, int64_t sample, int64_t block, int64_t h,
                          float* spectrum, float* work) {
@@ -113,18 +141,22 @@ inline void forward_rows(const SpectralFilterJob& job, int64_t sample, int64_t b
   const vec scale = set1(0.5f * job.scale), scale_rest = set1(0.5f * job.scale_rest);
   const auto scaled = [&](vec a) WX_LAMBDA { return fma(a, scale, a * scale_rest); };
   spectrum += h * row;
-  with_dtype(op.dtype, [&](auto element) {
+  with_input(op, [&](auto element, auto norm) {
     using T = decltype(element);
+    using Input = std::conditional_t<norm, Normalised, Plain>;
     const T* x =
         static_cast<const T*>(op.x) + sample * op.stride_batch + h * op.stride_height + block * op.block_size;
     for_each_vector(op.block_size, [&](int c, Lanes lanes) {
       const T* first = x + c;
       const T* next = c + kLanes < op.block_size ? first + kLanes : x + 2 * x_row;
       const T* second = both ? first + x_row : first;
+      const int64_t second_token = both ? op.width : 0;
+      const Input input(job, sample, h, block * op.block_size + c, lanes);
       fft_first(plan, work, [=](int w) WX_LAMBDA {
         __builtin_prefetch(next + w * x_stride);
         __builtin_prefetch(next + w * x_stride + x_row);
-        return cvec{load(first + w * x_stride, lanes), load(second + w * x_stride, lanes)};
+        return cvec{input(load(first + w * x_stride, lanes), w),
+                    input(load(second + w * x_stride, lanes), second_token + w)};
       });
       fft_middle(plan, work, plan.stages);
       float* to = spectrum + c;
@@ -229,8 +261,10 @@ inline void inverse_rows(const SpectralFilterJob& job, int64_t sample, int64_t b
   const auto add_scaled = [=](vec a, vec residual)
                               WX_LAMBDA { return fma(a, scale, fma(a, scale_rest, residual)); };
   spectrum += h * row;
-  with_dtype(op.dtype, [&](auto element) {
+  with_input(op, [&](auto element, auto norm) {
     using T = decltype(element);
+    using Input = std::conditional_t<norm, Normalised, Plain>;
+    const int64_t second_token = both ? op.width : 0;
     const int64_t x_row = both ? op.stride_height : 0, x_stride = op.stride_width,
                   offset = block * op.block_size;
     const int64_t out_stride = op.blocks * op.block_size, out_row = op.width * out_stride;
@@ -238,6 +272,8 @@ inline void inverse_rows(const SpectralFilterJob& job, int64_t sample, int64_t b
     T* out = static_cast<T*>(op.out) + (sample * op.height + h) * out_row + offset;
     for_each_vector(op.block_size, [&](int c, Lanes lanes) {
       const float* from = spectrum + c;
+      const Input input(job, sample, h, offset + c, lanes);
+      const auto skip = [=](vec x, int64_t token) WX_LAMBDA { return norm ? input(x, token) + x : x; };
       fft(
           plan, work,
           [=](int k) WX_LAMBDA {  // swapped, as it is the inverse
@@ -258,8 +294,8 @@ inline void inverse_rows(const SpectralFilterJob& job, int64_t sample, int64_t b
           [=](int w, cvec z) WX_LAMBDA {
             const T* residual = x + w * x_stride + c;
             T* to = out + w * out_stride + c;
-            const vec y0 = add_scaled(z.im, load(residual, lanes));
-            const vec y1 = add_scaled(z.re, load(residual + x_row, lanes));
+            const vec y0 = add_scaled(z.im, skip(load(residual, lanes), w));
+            const vec y1 = add_scaled(z.re, skip(load(residual + x_row, lanes), second_token + w));
             if constexpr (kStreams && sizeof(T) == sizeof(float)) {
               if (streams) {
                 stream(to, y0);
@@ -275,7 +311,7 @@ inline void inverse_rows(const SpectralFilterJob& job, int64_t sample, int64_t b
   end_streams();
 }
 
-constexpr SpectralFilterKernels kSpectralFilter = {kLanes,       weights_size,   work_size,   pack_weights,
-                                                   forward_rows, filter_columns, inverse_rows};
+constexpr SpectralFilterKernels kSpectralFilter = {kLanes,      weights_size, work_size,      pack_weights,
+                                                   row_moments, forward_rows, filter_columns, inverse_rows};
 
 }  // namespace wxkernels::WX_ISA

@@ -25,10 +25,10 @@ Layer = getattr(host, name)
 
 # Compares the class in use with the function it had, which functools.wraps keeps.
 CHECKS = """
-from wxkernels.patching import hosts
+from wxkernels.patching import filters, hosts
 calls = []
-run = hosts.run
-hosts.run = lambda layer, x: calls.append(layer) or run(layer, x)
+run = filters.run
+filters.run = lambda layer, *args: calls.append(layer) or run(layer, *args)
 
 layer, x = Layer(16, 4), torch.randn(2, 6, 15, 16)
 original = Layer.forward.__wrapped__
@@ -57,8 +57,8 @@ assert Layer.forward.__wrapped__ is original
 """
 
 
-def run(host, script, **environment):
-    layer = hosts.load(host).layer
+def run(host, script, kind="layer", **environment):
+    layer = getattr(hosts.load(host), kind)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PREAMBLE + script, layer.__module__, layer.__name__],
         cwd=ROOT,
@@ -105,6 +105,54 @@ import wxkernels.auto
 compiled = torch.compile(layer, fullgraph=True, backend="eager")
 torch.testing.assert_close(compiled(x), original(layer, x))
 """,
+    )
+
+
+@pytest.mark.parametrize("host", hosts.NAMES)
+def test_blocks(host):
+    run(
+        host,
+        """
+import wxkernels.auto
+"""
+        + IMPORT
+        + """
+from wxkernels.patching import blocks
+calls = []
+run = blocks.run
+blocks.run = lambda block, *args: calls.append(block) or run(block, *args)
+
+block, x = Layer(16, num_blocks=4).eval(), torch.randn(2, 6, 15, 16)
+block.mlp.fc2.weight.data.mul_(10)
+original = Layer.forward.__wrapped__
+expected = original(block, x)
+assert torch.equal(block(x), expected) and expected.requires_grad and not calls
+with torch.inference_mode():
+    torch.testing.assert_close(block(x), expected)
+    assert calls.pop() is block
+    compiled = torch.compile(block, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), expected)
+    del calls[:]
+
+    block.double_skip = False
+    assert not torch.allclose(block(x), expected) and torch.equal(block(x), original(block, x))
+    block.double_skip = True
+    block.norm2.register_forward_hook(lambda *args: torch.zeros_like(x))
+    assert not torch.allclose(block(x), expected) and torch.equal(block(x), original(block, x))
+
+    class Mine(Layer):
+        pass
+
+    mine = Mine(16, num_blocks=4).eval()
+    assert torch.equal(mine(x), original(mine, x)) and not calls
+
+    block.norm2._forward_hooks.clear()
+    import wxkernels
+    assert wxkernels.patch(block).replaced and calls.pop() is not block  # the probe has a block of its own
+    wxkernels.unpatch(block)
+    assert Layer.forward.__wrapped__ is original
+""",
+        kind="block",
     )
 
 

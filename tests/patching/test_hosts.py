@@ -14,7 +14,8 @@ def test_the_module_name_of_nvlabs(x):
     network = hosts.load("nvlabs").network()
     expected = network(x)
     report = wxkernels.patch(network)
-    assert [cls for _, cls, *_ in report.replaced] == ["networks.afnonet.AFNO2D"] * 2
+    names = ["AFNONet", "Block", "Block"]
+    assert [cls for _, cls, *_ in report.replaced] == [f"networks.afnonet.{name}" for name in names]
     torch.testing.assert_close(network(x), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -53,7 +54,7 @@ def test_earth2studio_fcn():
     expected, _ = fcn(x, coords)
 
     report = wxkernels.patch(fcn)
-    assert [name for name, *_ in report.replaced] == ["model.blocks.0.filter", "model.blocks.1.filter"]
+    assert [name for name, *_ in report.replaced] == ["model", "model.blocks.0", "model.blocks.1"]
     fcn.to("cpu")
     ours, later = fcn(x, coords)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
@@ -62,5 +63,13 @@ def test_earth2studio_fcn():
     steps = fcn.create_iterator(x, coords)
     next(steps)  # the initial state
     torch.testing.assert_close(next(steps)[0], ours, rtol=1e-4, atol=1e-5)
+    normalised = []
+    hook = core.patch_embed.register_forward_pre_hook(lambda module, args: normalised.append(args[0]))
+    fcn(x, coords)
+    hook.remove()
+    report = wxkernels.patch(fcn, precision="int8", calibration=normalised)
+    assert report.replaced[1].precisions == {"model.blocks.0.filter": "bf16", "model.blocks.0.mlp": "int8"}
+    low = fcn(x, coords)[0]
+    assert 0 < (low - expected).square().mean().sqrt() < 0.02 * (expected - x).square().mean().sqrt()
     wxkernels.unpatch(fcn)
     assert torch.equal(fcn(x, coords)[0], expected)

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 import wxkernels
-from wxkernels import errors
-from wxkernels.ops.spectral_filter import native, reference
+from wxkernels import _native, backends, errors
 from wxkernels.patching import hosts as known
-from wxkernels.patching.replace import PatchedForward
+from wxkernels.patching.forward import PatchedForward
+
+NAMES = ["", "blocks.0", "blocks.1"]
 
 
 def filters(network):
@@ -20,22 +21,24 @@ def filters(network):
 
 
 def is_patched(network):
-    return [isinstance(layer.__dict__.get("forward"), PatchedForward) for layer in filters(network)]
+    """Network, blocks, filters."""
+    modules = [network, *network.blocks, *filters(network)]
+    return [isinstance(module.__dict__.get("forward"), PatchedForward) for module in modules]
 
 
 @torch.no_grad()
 def test_a_patched_network_is_as_exact_as_the_original(network, x):
     original = network(x)
     report = wxkernels.patch(network)
-    assert [name for name, *_ in report.replaced] == ["blocks.0.filter", "blocks.1.filter"]
+    assert [name for name, *_ in report.replaced] == NAMES
     assert not report.skipped
     ours = network(x)
     exact = copy.deepcopy(network).double()(x.double())
     assert (ours - exact).abs().max() <= 2 * (original - exact).abs().max() + 1e-7
-    without_filter = [nn.Identity(), nn.Identity()]
-    for block, identity in zip(network.blocks, without_filter, strict=True):
-        block.filter = identity
-    assert (network(x) - exact).abs().max() > 100 * (ours - exact).abs().max()  # the filters matter here
+    for part in ("mlp", "filter"):  # they matter here; and one that was replaced later is not passed over
+        for block in network.blocks:
+            setattr(block, part, nn.Identity())
+        assert (network(x) - exact).abs().max() > 100 * (ours - exact).abs().max()
 
 
 def test_the_report_gives_the_errors_and_prints_as_a_table(network):
@@ -44,9 +47,12 @@ def test_the_report_gives_the_errors_and_prints_as_a_table(network):
     assert 0 < errors.ours <= 2 * errors.original + 1e-7
     assert errors.original < 1e-5
     lines = str(report).splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 5
     assert f"{errors.ours:.1e}" in lines[1]
-    assert known.TABLE[type(network.blocks[0].filter).__module__, type(network.blocks[0].filter).__name__]
+    weights = sum(p.nbytes for p in network.parameters()) / 2**20
+    assert lines[-1].startswith(f"weights: {weights:.2f} MiB as given")
+    for module in (network, network.blocks[0], network.blocks[0].filter, network.blocks[0].mlp):
+        assert known.TABLE[type(module).__module__, type(module).__name__]
 
 
 @pytest.mark.parametrize(
@@ -98,10 +104,10 @@ def test_patching_twice_is_harmless_and_the_context_manager_undoes_its_own(netwo
     with wxkernels.patch(network) as outer:
         held = filters(network)[0].forward
         with wxkernels.patch(network) as inner:
-            assert len(outer.replaced) == len(inner.replaced) == 2
+            assert len(outer.replaced) == len(inner.replaced) == 3
             assert torch.isfinite(network(x)).all()
         assert filters(network)[0].forward is held
-    assert is_patched(network) == [False, False]
+    assert not any(is_patched(network))
 
 
 @torch.no_grad()
@@ -117,16 +123,18 @@ def test_copies_and_pickles_bind_to_their_own_parameters(network, x):
         torch.load(file, weights_only=False),
     ]
     for other in copies:
-        assert is_patched(other) == [True, True]
+        assert all(is_patched(other))
         assert torch.equal(other(x), expected)
         for layer in filters(other):
             assert layer.forward.layer is layer
             layer.w2.mul_(2)
+        for module in (other, *other.blocks):
+            assert module.forward.layer is module
         assert not torch.equal(other(x), expected)
         assert torch.equal(network(x), expected)
         wxkernels.unpatch(other)
-        assert is_patched(other) == [False, False]
-    assert is_patched(network) == [True, True]
+        assert not any(is_patched(other))
+    assert all(is_patched(network))
 
 
 @torch.no_grad()
@@ -199,10 +207,11 @@ def test_the_probe_leaves_random_state_mode_and_weights_alone(network):
 
 
 @torch.no_grad()
-def test_compile(host):
+@pytest.mark.parametrize("kind", ["layer", "block", "network"])
+def test_compile(host, kind):
     torch.compiler.reset()
-    layer = host.layer(16, num_blocks=2)
-    x = torch.randn(1, 6, 12, 16)
+    layer = host.network() if kind == "network" else getattr(host, kind)(16, num_blocks=2).eval()
+    x = torch.randn(1, 3, 48, 96) if kind == "network" else torch.randn(1, 6, 12, 16)
     graphs = []
 
     def look(graph, inputs):
@@ -220,31 +229,38 @@ def test_compile(host):
 
 @torch.no_grad()
 def test_a_named_backend(network, x, monkeypatch):
-    calls = []
-    run = reference.spectral_filter
-    monkeypatch.setattr(reference, "spectral_filter", lambda *args: calls.append(args) or run(*args))
+    chosen = []
+    choose = backends.Op.choose
+
+    def spy(op, *tensors):
+        chosen.append((op.name, choose(op, *tensors).__name__.rpartition(".")[2]))
+        return choose(op, *tensors)
+
+    monkeypatch.setattr(backends.Op, "choose", spy)
     expected = network(x)
     wxkernels.patch(network, backend="reference")
-    del calls[:]
+    del chosen[:]
     torch.testing.assert_close(network(x), expected, rtol=1e-5, atol=1e-5)
-    assert calls
+    ops = ("patch_embed", "spectral_filter", "mlp", "spectral_filter", "mlp", "patch_head")
+    assert chosen == [(op, "reference") for op in ops]
 
 
 def test_a_backend_that_cannot_run_raises_and_changes_nothing(network, monkeypatch):
-    monkeypatch.setattr(native, "unavailable", lambda: "it was not built")
+    monkeypatch.setattr(_native, "core", None)
+    monkeypatch.setattr(_native, "reason", "it was not built")
     with pytest.raises(errors.UserError, match="native cannot run here: it was not built"):
         wxkernels.patch(network, backend="native")
-    with pytest.raises(errors.UserError, match="there is no backend 'fast'; choose one of native, triton"):
+    with pytest.raises(errors.UserError, match="there is no backend 'fast'; choose one of native, "):
         wxkernels.patch(network, backend="fast")
-    assert is_patched(network) == [False, False]
+    assert not any(is_patched(network))
 
 
 def test_an_object_that_holds_a_model(network):
     class Runner:
         model = network
 
-    assert len(wxkernels.patch(Runner()).replaced) == 2
+    assert len(wxkernels.patch(Runner()).replaced) == 3
     wxkernels.unpatch(Runner())
-    assert is_patched(network) == [False, False]
+    assert not any(is_patched(network))
     with pytest.raises(errors.UserError, match=r"expected a torch\.nn\.Module .* got int"):
         wxkernels.patch(3)

@@ -6,7 +6,7 @@ from torch import nn
 
 import wxkernels
 from tests import hosts
-from wxkernels.patching import hosts as known
+from wxkernels.patching import filters
 
 
 def reason(model):
@@ -109,7 +109,7 @@ def test_wrong_shapes_attributes_and_kinds_of_weights(host):
             lambda forward: lambda self, x: forward(self, x) * float("nan"),
             "differs from the published layer by nan",
         ),
-        (lambda forward: lambda self, x: forward(self, x)[0], "shape of its input"),
+        (lambda forward: lambda self, x: forward(self, x)[0], "a tensor of shape (2, 6, 15, 16)"),
     ],
     ids=["no residual", "raises", "other axis", "nan", "other shape"],
 )
@@ -135,11 +135,173 @@ def test_a_slightly_changed_threshold_fails_the_probe(host, monkeypatch):
 
 
 def test_an_inexact_op_fails_the_probe_and_the_numbers_are_told(host, monkeypatch):
-    run = known.run
-    monkeypatch.setattr(known, "run", lambda layer, x: run(layer, x) * (1 + 1e-5))
+    run = filters.run
+    monkeypatch.setattr(filters, "run", lambda *args: run(*args) * (1 + 1e-5))
     found = reason(host.layer(16, num_blocks=2))
     assert "is above twice its own" in found
     assert "e-0" in found
+
+
+def skipped(report):
+    return {name: reason for name, _, reason in report.skipped}
+
+
+def hooked(part):
+    return lambda module: module.get_submodule(part).register_forward_hook(lambda *args: None)
+
+
+def replaced(part, other):
+    return lambda module: module.set_submodule(part, other)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda block: setattr(block, "double_skip", False), "it has one skip"),
+        (replaced("mlp.act", nn.ReLU()), "mlp.act is ReLU(), not the exact GELU"),
+        (replaced("mlp.act", nn.GELU("tanh")), "not the exact GELU"),
+        (replaced("norm2", nn.RMSNorm(16)), "norm2 is a RMSNorm, not a LayerNorm"),
+        (replaced("norm1", nn.LayerNorm(16, elementwise_affine=False)), "norm1.weight is a NoneType"),
+        (replaced("mlp", nn.Identity()), "mlp: the class torch.nn.modules.linear.Identity is not known"),
+        (replaced("mlp.fc2", nn.Identity()), "mlp.fc2 is a Identity, not a Linear"),
+        (replaced("mlp.fc1", nn.Linear(16, 8)), "mlp.fc2.weight is (16, 64)"),
+        (replaced("mlp.drop", nn.AlphaDropout(0.5)), "mlp.drop is a AlphaDropout"),
+        (lambda block: delattr(block.mlp, "act"), "not the published ones"),
+        (hooked("norm1"), "norm1 has a hook"),
+        (hooked("filter"), "filter has a hook"),
+        (hooked("mlp.fc1"), "mlp.fc1 has a hook"),
+        (lambda block: setattr(block.mlp, "forward", torch.sin), "mlp has a hook or a forward of its own"),
+        (lambda block: setattr(block, "forward", lambda x: x), "on this very object"),
+    ],
+)
+@torch.no_grad()
+def test_of_another_block_the_filter_alone_is_replaced(host, change, expected):
+    block = host.block(16, num_blocks=2)
+    change(block)
+    block.eval()
+    x = torch.randn(2, 6, 12, 16)
+    try:
+        original = block(x)
+    except (AttributeError, RuntimeError):  # a block that cannot run is left alone too
+        original = None
+    report = wxkernels.patch(nn.ModuleDict({"block": block}))
+    assert expected in skipped(report)["block"]
+    assert [name for name, *_ in report.replaced] == ["block.filter"]
+    if original is not None:
+        torch.testing.assert_close(block(x), original, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_block_that_changes_after_the_patch_runs_its_original(host):
+    block = host.block(16, num_blocks=2).eval()
+    x = torch.randn(2, 6, 12, 16)
+    wxkernels.patch(block)
+    fired = []
+    block.norm2.register_forward_hook(lambda *args: fired.append("norm2"))
+    block(x)
+    assert fired == ["norm2"]
+    block.norm2._forward_hooks.clear()
+    block.double_skip = False
+    ours = block(x)
+    wxkernels.unpatch(block)
+    torch.testing.assert_close(ours, block(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_subclass_of_a_block_and_of_a_network_is_left_alone(host, x):
+    class Mine(host.block):
+        pass
+
+    report = wxkernels.patch(Mine(16, num_blocks=2))
+    assert "it is a subclass of" in skipped(report)[""]
+    assert [name for name, *_ in report.replaced] == ["filter"]
+
+    class Net(host.network_class):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    network = Net(**host.numbers, patch_size=(8, 8), embed_dim=32, depth=2, num_blocks=4).eval()
+    with torch.no_grad():
+        expected = network(x)
+        report = wxkernels.patch(network)
+        torch.testing.assert_close(network(x), expected, rtol=1e-5, atol=1e-5)
+    assert "it is a subclass of" in skipped(report)[""]
+    assert [name for name, *_ in report.replaced] == ["blocks.0", "blocks.1"]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (hooked("head"), "head has a hook"),
+        (hooked("patch_embed.proj"), "patch_embed.proj has a hook"),
+        (replaced("head", nn.Sequential(nn.Linear(32, 192))), "head is a Sequential, not a Linear"),
+        (replaced("head", nn.Linear(32, 190)), "head has 190 rows"),
+        (replaced("pos_drop", nn.Identity()), "pos_drop is a Identity"),
+        (lambda network: setattr(network.patch_embed.proj, "padding", (1, 1)), "has padding"),
+        (replaced("patch_embed.proj", nn.Conv2d(3, 32, 4, 8)), "has kernel (4, 4), stride (8, 8)"),
+        (
+            lambda network: setattr(network, "pos_embed", nn.Parameter(torch.zeros(1, 70, 32))),
+            "pos_embed is (1, 70, 32)",
+        ),
+        (
+            lambda network: setattr(network, "forward_features", torch.sin),
+            "forward_features was replaced",
+        ),
+        (lambda network: setattr(network, "_forward_features", torch.sin), "was replaced"),
+        (lambda network: setattr(network, "patch_size", (5, 8)), "not whole patches of 5 x 8"),
+    ],
+)
+def test_of_another_network_the_blocks_are_replaced(network, change, expected):
+    change(network)
+    report = wxkernels.patch(network)
+    assert expected in skipped(report)[""]
+    assert [name for name, *_ in report.replaced] == ["blocks.0", "blocks.1"]
+
+
+@torch.no_grad()
+def test_input_of_another_size_gets_the_original_error(network, x):
+    def message(x):
+        with pytest.raises((AssertionError, ValueError, RuntimeError)) as error:
+            network(x)
+        return str(error.value)
+
+    others = (x[..., :-8], x[:, :2], x[0])
+    expected = [message(other) for other in others]
+    wxkernels.patch(network)
+    assert [message(other) for other in others] == expected
+
+
+def tampered_block(self, x):
+    return self.mlp(self.norm2(x)) + self.filter(self.norm1(x))
+
+
+def tampered_network(self, x):
+    self.blocks = self.blocks[::-1]
+    return type(self).published(self, x)
+
+
+def shifted_network(self, x):
+    return type(self).published(self, x) + self.pos_embed.std()
+
+
+def test_a_tampered_block_and_network_fail_the_probe(host, network, monkeypatch):
+    monkeypatch.setattr(host.network_class, "published", host.network_class.forward, raising=False)
+    monkeypatch.setattr(host.block, "forward", tampered_block)
+    for forward in (tampered_network, shifted_network):
+        monkeypatch.setattr(host.network_class, "forward", forward)
+        report = wxkernels.patch(network)
+        reasons = skipped(report)
+        assert set(reasons) == {"", "blocks.0", "blocks.1"}
+        assert all("differs from the published layer" in reason for reason in reasons.values())
+        assert [name for name, *_ in report.replaced] == ["blocks.0.filter", "blocks.1.filter"]
+
+
+def test_layers_of_other_networks_and_ours(host):
+    from wxkernels.models.afno import AFNONet
+
+    ours = AFNONet(img_size=(16, 32), embed_dim=16, depth=1, num_blocks=2)
+    reasons = skipped(wxkernels.patch(ours))
+    assert reasons.keys() == {"", "blocks.0", "blocks.0.filter"}
+    assert all("a layer of wxkernels" in reason for reason in reasons.values())
 
 
 def test_nothing_known_in_the_model(caplog):

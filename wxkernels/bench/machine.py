@@ -4,6 +4,7 @@ import platform
 import subprocess
 import time
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -14,17 +15,11 @@ from wxkernels import _native
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Peaks of a device: FLOP/s by dtype and bytes/s of a copy. None where they were not measured."""
+    """Peaks of a device: operations/s by dtype of their operands, bytes/s of a copy (None: not measured)."""
 
     device: str
     flops: dict[torch.dtype, float]
     bandwidth: float | None
-
-    def floor_seconds(self, flops: float, bytes: float, dtype: torch.dtype) -> float | None:
-        """The larger of operations over peak and bytes over bandwidth."""
-        if self.bandwidth is None or dtype not in self.flops:
-            return None
-        return max(flops / self.flops[dtype], bytes / self.bandwidth)
 
 
 def device_name(device: torch.device) -> str:
@@ -43,7 +38,7 @@ def device_name(device: torch.device) -> str:
 
 
 def measure_ceilings(device: torch.device) -> Ceilings:
-    """Peak FLOP/s (largest of a register loop and a 2048^3 product) and copy bandwidth of `device`."""
+    """Peak operations/s (largest of a register loop and a 2048^3 product) and copy bandwidth of `device`."""
     n = 2048 if device.type == "cpu" else 8192
     peaks: dict[torch.dtype, float] = {}
     if device.type == "cpu" and _native.core:
@@ -56,6 +51,9 @@ def measure_ceilings(device: torch.device) -> Ceilings:
         a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
         product = 2 * n**3 / _best_seconds(lambda a=a, b=b: a @ b, device)
         peaks[dtype] = max(product, peaks.get(dtype, 0.0))
+    a, b = (torch.randint(-127, 128, (n, n), dtype=torch.int8, device=device) for _ in range(2))
+    product = 2 * n**3 / _best_seconds(lambda: torch._int_mm(a, b), device)
+    peaks[torch.int8] = max(product, peaks.get(torch.int8, 0.0))
     if device.type == "cpu":
         peaks[torch.float16] = peaks[torch.float32]
     source = torch.randn((256 << 20) // 4, device=device)
@@ -75,9 +73,16 @@ def conditions(device: torch.device, ceilings: Ceilings) -> dict[str, object]:
         "commit": _commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),
+        "peers": _versions("torchao", "onnxruntime", "openvino", "nncf", "ai-models-fourcastnet"),
         "system": platform.platform(),
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    """Of those that are installed."""
+    installed = {p.metadata["Name"]: p.version for p in metadata.distributions()}
+    return {name: installed[name] for name in packages if name in installed}
 
 
 def _best_seconds(call, device: torch.device, repeats: int = 5) -> float:

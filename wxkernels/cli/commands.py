@@ -5,6 +5,7 @@ import click
 import wxkernels
 from wxkernels.cli.forecast import forecast
 from wxkernels.cli.info import info
+from wxkernels.cli.quantize import command as quantize
 from wxkernels.cli.statistics import statistics
 from wxkernels.cli.verify import verify
 
@@ -15,5 +16,5 @@ def group() -> None:
     """Fast inference for AI weather models."""
 
 
-for command in (forecast, verify, statistics, info):
+for command in (forecast, quantize, verify, statistics, info):
     group.add_command(command)

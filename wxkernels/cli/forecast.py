@@ -17,7 +17,8 @@ from rich.console import Console
 
 import wxkernels
 from wxkernels import backends
-from wxkernels.cli import one_line_errors, scores, torch_device
+from wxkernels.cli import inputs, one_line_errors, scores, torch_device
+from wxkernels.cli.quantize import quantize
 from wxkernels.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,55 +26,18 @@ if TYPE_CHECKING:
     from wxkernels.forecast.case import Case
     from wxkernels.io import Output
 
-#: Of the shipped forecast: chosen so that spread and error agree over the five days (training/shallow_water).
-DEFAULT_LEVEL, DEFAULT_LENGTH_KM = 0.04, 700.0
-
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path), required=False)
+@inputs.data
 @click.option(
-    "-m", "--model", type=click.Path(path_type=Path), help="Checkpoint: NVlabs, physicsnemo, safetensors."
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "int8"]),
+    help="Of weights and products; calibrates on the initial state. [the checkpoint's]",
 )
-@click.option(
-    "--statistics", type=click.Path(path_type=Path), help="Folder of global_means.npy and global_stds.npy."
-)
-@click.option("-v", "--variables", help="The model's variables in channel order. [FourCastNet's 20 or 26]")
-@click.option(
-    "--orography", type=click.Path(path_type=Path), help="For a network that takes it: .npy or HDF5."
-)
-@click.option(
-    "--precipitation", type=click.Path(path_type=Path), help="PrecipNet's checkpoint: writes tp06 too."
-)
-@click.option("--time", help="Initial time, such as 2018-01-01T06:00. [the first]")
-@click.option("--regrid", is_flag=True, help="Interpolate the data to the model's grid.")
-@click.option(
-    "--truth", type=click.Path(path_type=Path), help="What to score against. [later times of SOURCE]"
-)
-@click.option(
-    "--climatology", type=click.Path(path_type=Path), help="Time means, for ACC and as a reference."
-)
-@click.option("--steps", type=click.IntRange(1), default=20, show_default=True, help="Model steps.")
-@click.option("--members", type=click.IntRange(1), default=8, show_default=True, help="Ensemble members.")
-@click.option(
-    "--perturbation",
-    type=click.Choice(["none", "gaussian", "spherical"]),
-    help="Noise on the initial state: independent at each point, or correlated on the sphere."
-    " [spherical; none for one member]",
-)
-@click.option("--level", type=click.FloatRange(0), default=DEFAULT_LEVEL, show_default=True,
-              help="Standard deviation of the noise, normalised; fitted to the shipped model.")  # fmt: skip
-@click.option("--length-scale", type=click.FloatRange(23), default=DEFAULT_LENGTH_KM, show_default=True,
-              help="Length scale of spherical noise in km; fitted to the shipped model.")  # fmt: skip
-@click.option("--control", is_flag=True, help="Leave member 0 unperturbed.")
-@click.option(
-    "--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, help="Seed of the noise."
-)
-@click.option(
-    "--batch-size", default="auto", show_default=True, help="Members at once; the result is the same."
-)
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda[:i].")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads. [PyTorch's own choice]")
-@click.option("--backend", help="Backend of the kernels: native, triton or reference. [the best that runs]")
+@inputs.random_weights
+@inputs.members
+@inputs.machine
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="The zarr store. [forecast.zarr, -2, -3, ...]"
 )
@@ -93,14 +57,15 @@ def forecast(source: Path | None, model: Path | None, **options: Any) -> None:
     Without arguments: the shipped shallow-water model from a state it never saw, scored against the truth,
     with a picture of the scores and maps beside the store.
     """
-    shipped = source is None and model is None
+    random = options["random_weights"] is not None
+    shipped = source is None and model is None and not random
     console = Console(highlight=False)
     report = {name: options.pop(name) for name in scores.NAMES}
     if report["maps"] and options["statistics_only"]:
         raise UserError("--maps: draws the members; leave --statistics-only away")
     if options["threads"]:
         torch.set_num_threads(options["threads"])
-    case = _case(source, model, options)
+    case = inputs.case_of(source, model, options)
     if case.truth is None and any(report[name] for name in ("score_file", "plot", "maps")):
         raise UserError("there is no truth to score against; give it with --truth")
     store, output = _store(options["output"], options["resume"]), _output(options)
@@ -117,11 +82,16 @@ def forecast(source: Path | None, model: Path | None, **options: Any) -> None:
         f" {case.model.grid}",
         soft_wrap=True,
     )
+    if random:
+        console.print("random weights, a random state: this measures time, it is no forecast")
     with backends.use(options["backend"]) if options["backend"] else nullcontext():
+        quantize(case, options["precision"], torch_device(options["device"]), console)
         result, scorer = _run(case, store, leads, output, options, report["weights"])
     if result.member_steps:  # none of a run that was complete
+        each, model_s = (s / result.member_steps for s in (result.seconds, result.model_seconds))
         console.print(
             f"{result.member_steps} member-steps in {result.seconds:.1f} s, {result.speed:.3g} a second;"
+            f" {each:.3g} s a member-step, {model_s:.3g} s of it the model in {case.model.precision};"
             f" written: {store}",
             soft_wrap=True,
         )
@@ -131,24 +101,6 @@ def forecast(source: Path | None, model: Path | None, **options: Any) -> None:
         to_netcdf(store, options["netcdf"])
         console.print(f"written: {options['netcdf']}", soft_wrap=True)
     _score(case, store, report, scorer)
-
-
-def _case(source: Path | None, model: Path | None, options: dict[str, Any]) -> Case:
-    from wxkernels.forecast.case import load_case
-
-    variables = options["variables"]
-    return load_case(
-        source,
-        checkpoint=model,
-        statistics=options["statistics"],
-        variables=variables.split(",") if variables else None,
-        orography=options["orography"],
-        precipitation=options["precipitation"],
-        time=options["time"],
-        truth=options["truth"],
-        climatology=options["climatology"],
-        regrid=options["regrid"],
-    )
 
 
 def _store(output: Path | None, resume: bool) -> Path:
@@ -185,8 +137,8 @@ def _run(
     from wxkernels.io import ForecastWriter
     from wxkernels.verification import Scorer
 
-    device, batch_size = torch_device(options["device"]), _batch_size(options["batch_size"])
-    perturbation = _perturbation(options)
+    device, batch_size = torch_device(options["device"]), inputs.batch_size_of(options["batch_size"])
+    perturbation = inputs.perturbation_of(options)
     scorer = None
     if case.truth is not None:
         scorer = Scorer(
@@ -242,33 +194,6 @@ def _run(
     return result, scorer
 
 
-def _perturbation(options: dict[str, Any]) -> Perturbation | None:
-    from wxkernels.forecast import Gaussian, Spherical
-
-    for option in ("level", "length_scale"):
-        if not math.isfinite(options[option]):
-            raise UserError(f"--{option.replace('_', '-')}: expected a finite number, got {options[option]}")
-    several = options["members"] > 1
-    kind = options["perturbation"] or ("spherical" if several else "none")
-    if kind == "none":
-        if several:
-            raise UserError("--perturbation: none makes all members alike; use --members 1")
-        return None
-    return (
-        Gaussian(options["level"])
-        if kind == "gaussian"
-        else Spherical(options["level"], options["length_scale"])
-    )
-
-
-def _batch_size(text: str) -> Any:
-    if text == "auto":
-        return text
-    if not text.isdigit() or int(text) == 0:
-        raise UserError(f"--batch-size: expected auto or a number from 1 up, got {text!r}")
-    return int(text)
-
-
 def _output(options: dict[str, Any]) -> Output:
     from wxkernels.io import Output
     from wxkernels.io.lexicon import canonical
@@ -303,11 +228,13 @@ def _numbers(option: str, text: str | None) -> list[float] | None:
 
 def _provenance(case: Case, perturbation: Perturbation | None, options: dict[str, Any]) -> dict[str, Any]:
     return {
-        "title": "ensemble forecast",
+        "title": "ensemble forecast" if case.model.sha256 else "random weights: no forecast",
         "source": f"wxkernels {wxkernels.__version__}, torch {torch.__version__}",
         "checkpoint": case.model.source,
         "checkpoint_sha256": case.model.sha256,
         "diagnosed": list(case.model.diagnostics),
+        "precision": case.model.precision,
+        "scheme": None if case.model.scheme is None else case.model.scheme.to_dict(),
         "initial_state": str(case.initial.attrs.get("source", "")),
         "command": shlex.join(["wxkernels", *sys.argv[1:]]),
         "created": np.datetime_as_string(np.datetime64("now"), "s") + "Z",

@@ -33,6 +33,8 @@ def info() -> None:
         device = torch.device("cuda", i)
         console.print(f"cuda:{i}: {device_name(device)}, {backends.device_architecture(device)}")
     table = Table("op", "backend", "on this machine")
+    before = ""
     for op, backend, state in backends.table():
-        table.add_row(op, backend, escape(state))
+        table.add_row("" if op == before else op, backend, escape(state))
+        before = op
     console.print(table)

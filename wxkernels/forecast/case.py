@@ -8,15 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
+import xarray as xr
 
 from wxkernels import data
 from wxkernels.errors import UserError
 from wxkernels.io import load_climatology, open_fields, tutorial
+from wxkernels.io.grid import Grid
+from wxkernels.io.lexicon import FOURCASTNET_20
 
 if TYPE_CHECKING:
-    import xarray as xr
-
     from wxkernels.models import WeatherModel
+
+#: Networks of random weights: what of AFNONet's arguments is not FourCastNet's.
+RANDOM_SIZES: dict[str, dict[str, Any]] = {
+    "fourcastnet": {},
+    "small": {"img_size": (32, 64), "embed_dim": 64, "depth": 2},
+}
 
 
 @dataclass
@@ -24,14 +32,16 @@ class Case:
     """A model with what it starts from.
 
     initial (variable, lat, lon) with the coordinate `time`; truth (time, variable, lat, lon), lazy, with the
-    diagnosed variables that its file has; climatology (variable, lat, lon), NaN for those that it lacks; all
-    in physical units on the model's grid.
+    diagnosed variables that its file has; climatology (variable, lat, lon), NaN for those that it lacks;
+    states (time, variable, lat, lon), lazy: all times of the file of the initial state; all in physical units
+    on the model's grid.
     """
 
     model: WeatherModel
     initial: xr.DataArray
     truth: xr.DataArray | None
     climatology: xr.DataArray | None
+    states: xr.DataArray | None = None
 
     @property
     def initial_time(self) -> np.datetime64:
@@ -89,7 +99,8 @@ def load_case(
 
     fields = opened(source, "refuse")
     at = _position(fields["time"].values, time, source)
-    initial = fields.sel(variable=list(model.variables)).isel(time=at).load()
+    states = fields.sel(variable=list(model.variables))
+    initial = states.isel(time=at).load()
     later = opened(truth or source, "keep")
     return Case(
         model,
@@ -100,7 +111,29 @@ def load_case(
         else load_climatology(
             climatology, model.output_variables, model.grid, regrid=regrid, optional=diagnosed
         ),
+        states,
     )
+
+
+def random_case(size: str, seed: int) -> Case:
+    """A network with random weights and a random state, to measure time and memory by: no forecast.
+
+    size: one of RANDOM_SIZES. FourCastNet's 20 variables, means 0 and standard deviations 1.
+    """
+    from wxkernels.models import AFNONet, WeatherModel
+
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        network = AFNONet(**RANDOM_SIZES[size])
+        values = torch.randn(len(FOURCASTNET_20), *network.img_size).numpy()
+    H, W = network.img_size
+    grid = Grid(90 - 180 / H * np.arange(H), 360 / W * np.arange(W))
+    numbers = f"random numbers, seed {seed}"
+    C = len(FOURCASTNET_20)
+    model = WeatherModel(network, FOURCASTNET_20, grid, torch.zeros(C), torch.ones(C), source=numbers)
+    coords = {"variable": list(FOURCASTNET_20), "lat": grid.lat, "lon": grid.lon}
+    initial = xr.DataArray(values, coords, ("variable", "lat", "lon"), attrs={"source": numbers})
+    return Case(model, initial.assign_coords(time=np.datetime64("2000-01-01", "ns")), None, None)
 
 
 def _position(times: np.ndarray, wanted: Any, source: Path) -> int:

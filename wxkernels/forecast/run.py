@@ -56,7 +56,7 @@ class Result:
 
     final: the last lead, (ensemble, variable, lat, lon) float32, physical, diagnosed variables too; NaN where
     the store was complete before and does not hold it whole. live (M,) bool; `stopped` says why not. path:
-    the store, if any. member_steps: made by this call, in `seconds`.
+    the store, if any. member_steps: made by this call, in `seconds`, of which `model_seconds` in the model.
     """
 
     final: xr.DataArray
@@ -65,6 +65,7 @@ class Result:
     path: Path | None
     member_steps: int
     seconds: float
+    model_seconds: float
 
     @property
     def speed(self) -> float:
@@ -121,6 +122,7 @@ def run(
         if file is not None:
             networks = (model.network, *model.diagnostics.values())
             identity = {
+                "precision": _precision(model),
                 "model": model.sha256 or _digest(*(t for n in networks for t in n.state_dict().values())),
                 "initial state": _digest(torch.from_numpy(state.values)),
                 "seed": seed,
@@ -134,7 +136,7 @@ def run(
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
             stop_requests() as stop,
         ):
-            work = _Run(ensemble, steps, batch_size, writer, scorer, file, stop.is_set)
+            work = Run(ensemble, steps, batch_size, writer, scorer, file, stop.is_set)
             if writer is not None and writer.finished is not None:
                 first: int | None = work.recall(writer.finished.get("run", {}), identity)
             else:
@@ -163,10 +165,11 @@ def run(
         path=None if writer is None else writer.path,
         member_steps=int(ensemble.at.sum()) - made_before,
         seconds=time.monotonic() - began,
+        model_seconds=work.model_seconds,
     )
 
 
-class _Run:
+class Run:
     """One run: the ensemble, where it goes to, and how many members are taken at once."""
 
     def __init__(
@@ -181,6 +184,7 @@ class _Run:
     ) -> None:
         self.ensemble, self.steps, self.writer, self.scorer = ensemble, steps, writer, scorer
         self.file, self.stop = file, stop
+        self.model_seconds = 0.0
         self.batch = 1 if batch_size == "auto" else batch_size
         self.sized = batch_size != "auto"
         if not ensemble.model.batch_invariant:
@@ -219,12 +223,10 @@ class _Run:
         device = self.ensemble.states.device
         try:
             if self.sized:
-                self.ensemble.advance(part, step)
-                self.ensemble.produce(part)
+                self._make(part, step)
                 return True
             with peak_memory(device) as peak:
-                made = self.ensemble.advance(part, step)
-                self.ensemble.produce(part)
+                made = self._make(part, step)
             if made:
                 self.batch = fitting(peak.value, free_memory(device), len(self.ensemble.numbers), device)
                 self.sized = True
@@ -235,6 +237,14 @@ class _Run:
             self.batch //= 2
             log.warning("batch_size: out of memory on %s, going on with %d", device, self.batch)
             return False
+
+    def _make(self, part: slice, step: int) -> int:
+        """States and output of `part` at `step`; returns how many members were taken there."""
+        began = time.monotonic()
+        made = self.ensemble.advance(part, step)
+        self.model_seconds += time.monotonic() - began  # `advance` looks at the result: the device is done
+        self.ensemble.produce(part)
+        return made
 
     def keep(self, step: int) -> None:
         """Write the restart file where it is time to, and end the run where that was asked for."""
@@ -330,6 +340,11 @@ def _restart_file(path: str | Path | None, writer: ForecastWriter | None) -> Res
     path = writer.path.with_name(writer.path.name + ".restart") if path is None else Path(path)
     # A store made anew is another folder, without the steps that came before this restart file.
     return RestartFile(path, {"store (inode)": writer.path.stat().st_ino})
+
+
+def _precision(model: WeatherModel) -> str:
+    scheme = model.scheme
+    return model.precision if scheme is None else f"{model.precision} (scheme {scheme.digest()})"
 
 
 def _digest(*tensors: Tensor) -> str:

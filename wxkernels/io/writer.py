@@ -22,6 +22,7 @@ _MAY_DIFFER = (
     "created",
     "complete",
     "run",
+    "scheme",  # its errors, in the last digits; the restart file knows its choices
     "Conventions",
     "coordinates",
 )  # between a run and its resumption

@@ -1,13 +1,13 @@
 """PrecipNet: six-hour precipitation diagnosed from FourCastNet's state."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wxkernels.models.afno import DEAD_KEYS, AFNONet, check_state, each_member
+from wxkernels.models.afno import DEAD_KEYS, AFNONet, check_state
 
 #: Precipitation of log1p(tp / EPSILON) = 0, in m: the `precip_eps` of the published configuration.
 EPSILON = 1e-5
@@ -31,7 +31,7 @@ class PrecipNet(nn.Module):
         return self.backbone.in_chans
 
     def forward(self, x: Tensor) -> Tensor:
-        return each_member(self._sharpen, self.backbone(x))
+        return _each_member(self._sharpen, self.backbone(x))
 
     def _sharpen(self, y: Tensor) -> Tensor:
         y = F.pad(F.pad(y, (1, 1, 0, 0), mode="circular"), (0, 0, 1, 1))
@@ -48,4 +48,16 @@ class PrecipNet(nn.Module):
         net = cls(AFNONet.from_state_dict(inner, source=f"{source} (backbone)", **options))
         check_state(net, state, source)
         net.conv.load_state_dict({name: state[f"conv.{name}"] for name in ("weight", "bias")})
-        return net.to(net.backbone.pos_embed.dtype)
+        net.conv.to(state["conv.weight"].dtype)
+        return net
+
+
+def _each_member(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """f(x), one member at a time while autograd does not record: no member's bits depend on the batch.
+
+    BLAS and convolution kernels choose their blocking by the shape and the alignment of what they get; so
+    each member comes alone and as a fresh, aligned copy. x (B, ...), f maps (1, ...) to (1, ...).
+    """
+    if torch.is_grad_enabled() or len(x) == 0:
+        return f(x)
+    return torch.cat([f(member.clone(memory_format=torch.contiguous_format)) for member in x.split(1)])

@@ -1,7 +1,10 @@
 """A network with all that turns it into a forecast model: variables, grid, statistics, time step."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +18,7 @@ from wxkernels.io.grid import Grid
 from wxkernels.models.afno import AFNONet
 from wxkernels.models.checkpoint import Checkpoint
 from wxkernels.models.precip import PrecipNet
+from wxkernels.quantization import Scheme, apply, calibrate, layer_names
 
 #: The key of our entry in the string table of a safetensors file.
 METADATA_KEY = "wxkernels"
@@ -81,6 +85,16 @@ class WeatherModel:
         return isinstance(self.network, AFNONet)
 
     @property
+    def scheme(self) -> Scheme | None:
+        """The precisions of a quantised network, None for one as it was trained."""
+        return self.network.scheme if isinstance(self.network, AFNONet) else None
+
+    @property
+    def precision(self) -> str:
+        """What the network was quantised to, "bf16" or "int8", else "fp32"."""
+        return "fp32" if self.scheme is None else self.scheme.precision
+
+    @property
     def device(self) -> torch.device:
         """Where the model computes."""
         return self.mean.device
@@ -103,15 +117,52 @@ class WeatherModel:
         """std x + mean on x (..., C, H, W), normalised."""
         return x * self.std[:, None, None] + self.mean[:, None, None]
 
+    def quantize(
+        self,
+        states: Tensor,
+        precision: str,
+        *,
+        overrides: Mapping[str, str] | None = None,
+        budget: float | None = None,
+        steps: int = 4,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Scheme:
+        """Convert the network and those of the diagnostics to "bf16" or "int8", in place.
+
+        Calibrated on states (N, C, H, W), normalised, one by one. overrides, budget, steps, provenance
+        and ValueError: `wxkernels.quantization.calibrate`; ValueError too for a network that is not ours or
+        is quantised already.
+        """
+        if not isinstance(self.network, AFNONet):
+            raise ValueError(f"network: expected an AFNONet, got {type(self.network).__name__}")
+        if self.scheme is not None:
+            raise ValueError(f"network: it is in {self.precision} already; give one in fp32")
+        convert = partial(_convert, precision=precision, budget=budget, provenance=provenance)
+        states = states.to(self.device, torch.float32)
+        scheme = convert(
+            self.network, self._inputs(states), overrides or {}, steps=steps, persistent=len(self.variables)
+        )
+        for diagnostic in self.diagnostics.values():
+            backbone = diagnostic.float().backbone
+            names = layer_names(backbone)  # a pattern may be for the model's network alone
+            fit = {p: v for p, v in (overrides or {}).items() if any(fnmatchcase(n, p) for n in names)}
+            convert(backbone, states[:, : backbone.in_chans], fit)
+        return scheme
+
     @torch.no_grad()
     def step(self, x: Tensor) -> Tensor:
         """The state one time step after x (B, C, H, W); both normalised, same dtype. Without gradients."""
-        dtype = next(self.network.parameters(), x).dtype
-        inputs = x.to(dtype)
-        if self.static is not None:
-            static = self.static.to(dtype).expand(len(x), *self.static.shape)
-            inputs = torch.cat([inputs, static], dim=1)  # (B, C + S, H, W)
-        return self.network(inputs).to(x.dtype)
+        if isinstance(self.network, AFNONet):
+            dtype = self.network.dtype
+        else:
+            dtype = next(self.network.parameters(), x).dtype
+        return self.network(self._inputs(x.to(dtype))).to(x.dtype)
+
+    def _inputs(self, x: Tensor) -> Tensor:
+        """What the network gets: (B, C + S, H, W)."""
+        if self.static is None:
+            return x
+        return torch.cat([x, self.static.to(x.dtype).expand(len(x), *self.static.shape)], dim=1)
 
     @torch.no_grad()
     def diagnose(self, x: Tensor) -> dict[str, Tensor]:
@@ -136,8 +187,11 @@ class WeatherModel:
             tensors[_STATIC] = self.static
         for name, network in self.diagnostics.items():
             tensors |= {f"{_DIAGNOSTIC}.{name}.{key}": v for key, v in network.state_dict().items()}
+        schemes = {"network": self.network.scheme}
+        schemes |= {name: network.backbone.scheme for name, network in self.diagnostics.items()}
+        quantization = {name: scheme.to_dict() for name, scheme in schemes.items() if scheme is not None}
         metadata = {
-            "format": 1,
+            "format": 2 if quantization else 1,  # what versions before quantisation cannot read
             "network": self.network.config,
             "variables": self.variables,
             "lat": self.grid.lat.tolist(),
@@ -147,6 +201,8 @@ class WeatherModel:
             "time_step_seconds": int(self.time_step / np.timedelta64(1, "s")),
             "diagnostics": {name: network.backbone.config for name, network in self.diagnostics.items()},
         }
+        if quantization:
+            metadata["quantization"] = quantization
         tensors = {key: values.contiguous() for key, values in tensors.items()}
         with whole_file(path) as partial:
             try:
@@ -160,17 +216,22 @@ class WeatherModel:
         source = str(checkpoint.path)
         try:
             metadata = json.loads(checkpoint.metadata[METADATA_KEY])
-            if metadata["format"] != 1:
-                raise UserError(f"{source}: format {metadata['format']}, expected 1; update wxkernels")
+            if metadata["format"] not in (1, 2):
+                raise UserError(f"{source}: format {metadata['format']}, expected 1 or 2; update wxkernels")
+            quantization = metadata["quantization"] if metadata["format"] == 2 else {}
+            schemes = {name: Scheme.from_dict(values) for name, values in quantization.items()}
             state = dict(checkpoint.state)
             static = state.pop(_STATIC, None)
             diagnostics = {}
             for name, config in metadata["diagnostics"].items():
                 prefix = f"{_DIAGNOSTIC}.{name}."
                 part = {k.removeprefix(prefix): state.pop(k) for k in list(state) if k.startswith(prefix)}
-                diagnostics[name] = PrecipNet.from_state_dict(part, source=source, **_hints(config))
+                diagnostics[name] = PrecipNet.from_state_dict(
+                    part, source=source, scheme=schemes.get(name), **_hints(config)
+                )
+            hints = _hints(metadata["network"])
             return cls(
-                network=AFNONet.from_state_dict(state, source=source, **_hints(metadata["network"])),
+                network=AFNONet.from_state_dict(state, source=source, scheme=schemes.get("network"), **hints),
                 variables=tuple(metadata["variables"]),
                 grid=Grid(np.array(metadata["lat"]), np.array(metadata["lon"])),
                 mean=torch.tensor(metadata["mean"], dtype=torch.float32),
@@ -185,6 +246,13 @@ class WeatherModel:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{source}: its metadata is damaged ({error}); save the model again") from None
+
+
+def _convert(network: AFNONet, inputs: Tensor, overrides: Mapping[str, str], **options: Any) -> Scheme:
+    """Calibrate on inputs (N, C, H, W), one by one, and convert in place."""
+    scheme = calibrate(network.float(), inputs.split(1), overrides=overrides, **options)
+    apply(network, scheme)
+    return scheme
 
 
 def _hints(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,92 +1,131 @@
-"""Proof that our op computes what a layer computes, on weights and inputs drawn for the purpose."""
+"""Proof that our ops compute what a module computes, on weights and inputs drawn for the purpose."""
 
-import math
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from wxkernels.ops.spectral_filter import reference
 from wxkernels.patching import hosts
 
-#: (B, H, W): more columns than kept, more rows than columns; odd and even sizes.
-GRIDS = ((2, 6, 15), (1, 11, 4))
 #: An error above this is another formula. float32 gives about 1e-6, TF32 products below 1e-3.
 SAME_FORMULA = 1e-2
 #: Errors below this are not told apart.
 FLOOR = 1e-7
+#: An error above this says that something else than rounding went wrong.
+ROUNDING = {"fp32": SAME_FORMULA, "bf16": 0.03, "int8": 0.1}
 
 
 class ProbeError(Exception):
-    """The original layer does not run on the probe."""
+    """The original module does not run on the probe."""
 
 
 class Errors(NamedTuple):
-    """RMS errors against float64, relative to the RMS of what the filter adds to its input."""
+    """RMS errors against float64, relative to the RMS of what the module adds to its input.
+
+    ours, original: in float32. rounded: ours in the precisions asked for; None for those of the parameters.
+    """
 
     ours: float
     original: float
+    rounded: float | None = None
 
-    def refusal(self) -> str | None:
-        """Why the probe does not let our op stand in; None when it does."""
+    def refusal(self, precisions: Iterable[str] = ()) -> str | None:
+        """Why the probe does not let our ops stand in, in these precisions; None if it does."""
         if not self.original <= SAME_FORMULA:  # also NaN
             return f"its result differs from the published layer by {self.original:.1e} on the probe"
         if not self.ours <= 2 * self.original + FLOOR:
             return f"our error {self.ours:.1e} on the probe is above twice its own, {self.original:.1e}"
+        if self.rounded is not None:
+            limit, precision = max((ROUNDING[precision], precision) for precision in precisions)
+            if not self.rounded <= limit:
+                return f"our error {self.rounded:.1e} in {precision} on the probe is above {limit}"
         return None
 
 
-def probe(layer: Any, original: Callable[[nn.Module, Tensor], Tensor]) -> Errors:
-    """Hold `original(layer, x)` and our op, in float32, to the float64 reference; the worst error of GRIDS.
+class Draw:
+    """Random numbers of one seed, on a device."""
 
-    The weights are drawn, not the layer's own: the proof then holds for whatever is loaded later, for a layer
-    of zeros (which proves nothing), and for one in half precision (where the original fails). The layer
-    itself is not called: its hooks, its state and the global random state are left as they are.
-    Raises ProbeError when `original` fails.
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __call__(self, shape: Sequence[int], scale: float = 1.0) -> Tensor:
+        """Normal, with that deviation, float32."""
+        return (scale * torch.randn(tuple(shape), generator=self.generator)).to(self.device)
+
+    def stand_in(self, module: nn.Module, **replaced: nn.Module | Tensor) -> Any:
+        """A module of the same class and settings, in evaluation, without hooks: the published forward.
+
+        Its parameters are drawn, float32, those of its submodules as well; `replaced` gives some by name.
+        """
+        copy = object.__new__(type(module))
+        children = {
+            name: replaced.get(name, child and self.stand_in(child))
+            for name, child in module._modules.items()
+        }
+        parameters = {
+            name: replaced[name] if name in replaced else self._parameter(module, name, parameter)
+            for name, parameter in module._parameters.items()
+        }
+        state = dict(module.__dict__, training=False, _modules=children, _parameters=parameters)
+        state |= {name: OrderedDict() for name in state if name.endswith("_hooks")}
+        state |= {"forward": MethodType(hosts.original(module), copy), "_compiled_call_impl": None}
+        copy.__dict__.update(state)
+        return copy
+
+    def _parameter(self, module: nn.Module, name: str, parameter: Tensor | None) -> Tensor | None:
+        if parameter is None:
+            return None
+        if isinstance(module, nn.LayerNorm):
+            return (name == "weight") + self(parameter.shape, 0.3)
+        return self(parameter.shape, parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.3)
+
+
+def prove(level: Any, module: nn.Module, forward: Callable[..., Tensor]) -> Errors:
+    """Hold `forward` of a stand-in for `module` and our ops, in float32, to float64: the level's worst case.
+
+    The weights are drawn, not the module's own: the proof then holds for whatever is loaded later, for
+    zeros (which prove nothing), and for half precision (where the original fails). The module itself is not
+    called: its hooks, its state and the global random state are left as they are. Raises ProbeError when
+    `forward` fails.
     """
-    device = hosts.device_of(layer)
-    generator = torch.Generator().manual_seed(0)
-    stand_in = _stand_in(layer, generator, device)
-    w1, b1, w2, b2 = (getattr(stand_in, name).double() for name in hosts.PARAMETERS)
-    channels = layer.num_blocks * layer.block_size
 
-    rows = math.ceil(1 / layer.hard_thresholding_fraction)  # so many times H keep a mode at any fraction
+    def run(stand_in: Any, x: Tensor) -> list[Tensor]:
+        y = level.run(stand_in, x, stand_in)
+        return [y, _attempt(forward, stand_in, x, y.shape)]
+
+    return Errors(*_errors(level, module, run))
+
+
+def prove_rounding(level: Any, module: nn.Module, precisions: Mapping[str, str]) -> float:
+    """The error of our ops as in `prove`, with the layers of the level in these precisions."""
+
+    def run(stand_in: Any, x: Tensor) -> list[Tensor]:
+        return [level.run(stand_in, x, level.convert(stand_in, level.trial(stand_in, x, precisions)))]
+
+    (error,) = _errors(level, module, run)
+    return error
+
+
+def _errors(level: Any, module: nn.Module, run: Callable[[Any, Tensor], list[Tensor]]) -> list[float]:
+    draw = Draw(hosts.device_of(next(module.parameters())))
     errors = []
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        for B, H, W in GRIDS:
-            x = torch.randn(B, rows * H, W, channels, generator=generator).to(device)  # (B, H, W, C)
-            exact = reference.spectral_filter(
-                x.double(), w1, b1, w2, b2, layer.sparsity_threshold, layer.hard_thresholding_fraction
-            )
-            added = (exact - x).square().mean().sqrt()
-            results = torch.stack([hosts.run(stand_in, x), _attempt(original, stand_in, x)]).double()
-            errors.append((results - exact).square().mean(dim=(1, 2, 3, 4)).sqrt() / added)
-    return Errors(*torch.stack(errors).amax(0).tolist())
+    with torch.no_grad(), torch.autocast(draw.device.type, enabled=False):
+        stand_in = level.stand_in(module, draw)
+        for x, exact, known in level.cases(stand_in, draw):
+            error = (torch.stack(run(stand_in, x)).double() - exact).square().mean(dim=(1, 2, 3, 4)).sqrt()
+            errors.append(error / (exact - known).square().mean().sqrt())
+    return torch.stack(errors).amax(0).tolist()
 
 
-def _attempt(original: Callable[[nn.Module, Tensor], Tensor], layer: nn.Module, x: Tensor) -> Tensor:
+def _attempt(forward: Callable[..., Tensor], module: nn.Module, x: Tensor, shape: torch.Size) -> Tensor:
     try:
-        y = original(layer, x)
+        y = forward(module, x)
     except Exception as error:
         raise ProbeError(f"its forward fails on the probe ({type(error).__name__}: {error})") from error
-    if not isinstance(y, Tensor) or y.shape != x.shape:
-        raise ProbeError("its forward does not return a tensor of the shape of its input")
+    if not isinstance(y, Tensor) or y.shape != shape:
+        raise ProbeError(f"its forward does not return a tensor of shape {tuple(shape)}")
     return y
-
-
-def _stand_in(layer: Any, generator: torch.Generator, device: torch.device) -> nn.Module:
-    """A layer of the same class and attributes with float32 weights of its own.
-
-    What reaches the softshrink is about three times its threshold, so that another threshold shows.
-    """
-    fan_in, hidden = layer.w1.shape[-2:]
-    size = 3 * layer.sparsity_threshold or 1.0
-    scale = {"w1": fan_in**-0.5, "b1": 1.0, "w2": size * hidden**-0.5, "b2": size}
-    parameters = {
-        name: (scale[name] * torch.randn(getattr(layer, name).shape, generator=generator)).to(device)
-        for name in hosts.PARAMETERS
-    }
-    stand_in = object.__new__(type(layer))
-    stand_in.__dict__.update(layer.__dict__, _parameters=parameters, training=False)
-    return stand_in

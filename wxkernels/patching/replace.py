@@ -1,146 +1,261 @@
-"""patch and unpatch: put our op behind the layers of a running model, and put the originals back."""
+"""patch and unpatch: put our ops behind the modules of a running model, and put the originals back."""
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
-from wxkernels import backends
 from wxkernels.errors import UserError
-from wxkernels.patching import hosts
-from wxkernels.patching.probe import Errors, ProbeError, probe
+from wxkernels.patching import blocks, filters, hosts, networks, precisions
+from wxkernels.patching.forward import LEVELS, PatchedForward, on, patched, refusal
+from wxkernels.patching.probe import Errors, ProbeError, prove, prove_rounding
+from wxkernels.patching.report import Replaced, Report, Skipped
+from wxkernels.quantization import LayerScheme
+from wxkernels.quantization.conversion import blocks_of
 
 log = logging.getLogger("wxkernels")
 
-#: The forward that a class had before `wxkernels.auto` replaced it.
-original_forwards: dict[type, Callable[..., Tensor]] = {}
+#: That a network runs on its own results in the search for precisions: errors that are always the same grow.
+STEPS = 4
 
 
-class Replaced(NamedTuple):
-    """A layer that runs on our op, and the errors of its probe (None where it was not probed)."""
+def patch(
+    model: Any,
+    *,
+    backend: str | None = None,
+    probe: bool = True,
+    precision: str | Mapping[str, str] = "same",
+    calibration: Sequence[Tensor] | None = None,
+) -> Report:
+    """Let the modules of `model` that wxkernels knows run on our ops; returns what was replaced and what not.
 
-    name: str
-    cls: str
-    op: str
-    errors: Errors | None
+    Known are the network, the block and the filter of FourCastNet, ai-models-fourcastnet, physicsnemo and
+    modulus. One is replaced when its class, its parts and the shapes of their parameters are the published
+    ones and, with `probe`, our error against float64 on a probe is at most twice its own; of a block or a
+    network that is left alone the parts are replaced. Type, parameters, state_dict, hooks and `meta` stay.
+    Networks and blocks run their original forward in training, while gradients are recorded, and where a hook
+    is set on a part that our ops do not call.
 
+    precision: "same" computes the same function in the precision of the parameters. "bf16" and "int8" round
+    what products multiply; converted copies are held beside the parameters. In "int8" that is MLPs and stored
+    positions, the rest is bf16. A dict chooses for layers by name, {"blocks.0.*": "bf16", "*": "int8"}: the
+    first pattern that fits, "same" if none does. calibration: a few normalised inputs (B, C, H, W) of the
+    network. int8 needs them; and where one precision is named for all, the worst layers become finer until
+    the error of a step, and of four if results may be inputs, is within the budget for it
+    (`quantization.BUDGETS`).
 
-class Skipped(NamedTuple):
-    """A layer that was left alone, and why."""
-
-    name: str
-    cls: str
-    reason: str
-
-
-class PatchedForward:
-    """The `forward` of one patched layer. It holds the layer, so that a copy or pickle binds to its own."""
-
-    def __init__(self, layer: nn.Module, backend: str | None):
-        self.layer = layer
-        self.backend = backend
-
-    def __call__(self, x: Tensor) -> Tensor:
-        with _on(self.backend):
-            return hosts.run(self.layer, x)
-
-
-class Report(AbstractContextManager["Report"]):
-    """What `patch` replaced and what it left alone; as a context manager it undoes that patch at exit."""
-
-    def __init__(self) -> None:
-        self.replaced: list[Replaced] = []
-        self.skipped: list[Skipped] = []
-        self._before: list[tuple[nn.Module, PatchedForward | None]] = []
-
-    def __exit__(self, *error: object) -> None:
-        for layer, forward in self._before:
-            if forward is None:
-                layer.__dict__.pop("forward", None)
-            else:
-                layer.__dict__["forward"] = forward
-        self._before.clear()
-
-    def __str__(self) -> str:
-        rows = [("layer", "class", "what became of it", "error", "original's error")]
-        for name, cls, op, errors in self.replaced:
-            numbers = ("not probed", "") if errors is None else (f"{e:.1e}" for e in errors)
-            rows.append((name, cls, f"replaced by {op}", *numbers))
-        rows += [(name, cls, f"left alone: {reason}", "", "") for name, cls, reason in self.skipped]
-        if len(rows) == 1:
-            return "no layer that wxkernels knows was found"
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-
-
-def patch(model: Any, *, backend: str | None = None, probe: bool = True) -> Report:
-    """Let every layer of `model` that wxkernels knows run on our op; returns what was replaced and what not.
-
-    A layer is replaced when its class, attributes and parameter shapes are those of a known host (those of
-    FourCastNet, ai-models-fourcastnet, physicsnemo, modulus) and, with `probe`, our error against float64 on
-    a probe is at most twice its own. Type, parameters, state_dict, hooks and `meta` stay. Copies and pickles
-    stay patched; to read such a pickle one needs wxkernels, so `unpatch` before saving for elsewhere.
-    Patching again replaces the patch. `model` is a torch.nn.Module, or an object that holds one at `.model`.
-    `backend` names one for all calls (torch.compile then breaks its graph at each layer); by default each
-    call chooses by its tensors. Raises UserError when `model` holds no module or the named backend cannot run
-    here; the model is then as it was.
+    Copies and pickles stay patched; to read such a pickle one needs wxkernels, so `unpatch` before saving for
+    elsewhere. Patching again replaces the patch. `model` is a torch.nn.Module, or an object that holds one at
+    `.model`. `backend` names one for all calls (torch.compile then breaks its graph at each module, as it
+    does in bf16 and int8); by default each call chooses by its tensors. Raises UserError when `model` holds
+    no module, the named backend cannot run here, or precision and calibration do not fit the model, which is
+    then as it was.
     """
     network = _network(model)
-    report = Report()
-    chosen: list[nn.Module] = []
-    proofs: dict[tuple[Any, ...], tuple[str | None, Errors | None]] = {}  # layers alike share one
-    with _on(backend):
-        for name, layer in network.named_modules():
-            if not hosts.is_candidate(layer):
-                continue
-            cls = f"{type(layer).__module__}.{type(layer).__qualname__}"
-            reason, errors = _refusal(layer), None
-            if reason is None and probe:
-                key = hosts.signature(layer)
-                if key not in proofs:
-                    proofs[key] = _prove(layer)
-                reason, errors = proofs[key]
-            if reason:
-                report.skipped.append(Skipped(name, cls, reason))
-            else:
-                report.replaced.append(Replaced(name, cls, "spectral_filter", errors))
-                chosen.append(layer)
-    for layer in chosen:
-        report._before.append((layer, layer.__dict__.get("forward")))
-        layer.__dict__["forward"] = PatchedForward(layer, backend)
-    if not chosen:
+    precisions.check(precision)
+    inputs = precisions.inputs(calibration)
+    earlier = {module: forward for module in network.modules() if (forward := patched(module)) is not None}
+    for module in earlier:
+        del module.__dict__["forward"]
+    try:
+        report, forwards = _prepare(network, backend, probe, precision, inputs)
+    except BaseException:
+        for module, forward in earlier.items():
+            module.__dict__["forward"] = forward
+        raise
+    for module, forward in forwards.items():
+        module.__dict__["forward"] = forward
+    report.before = [(module, earlier.get(module)) for module in {**earlier, **forwards}]
+    if not forwards:
         log.warning("patch: nothing was replaced in %s; the report says why", type(network).__qualname__)
     return report
 
 
 def unpatch(model: Any) -> None:
-    """Put the original forward of every patched layer of `model` back; harmless where nothing is patched."""
-    for layer in _network(model).modules():
-        if isinstance(layer.__dict__.get("forward"), PatchedForward):
-            del layer.__dict__["forward"]
+    """Put the original forward of every patched module of `model` back; harmless where nothing is patched."""
+    for module in _network(model).modules():
+        if patched(module) is not None:
+            del module.__dict__["forward"]
 
 
-def _refusal(layer: nn.Module) -> str | None:
-    reason = hosts.refusal(layer)
-    if reason is None and not isinstance(layer.__dict__.get("forward"), PatchedForward | None):
-        return "its forward was replaced on this very object"
-    return reason
+class _Found:
+    """A module that our ops can stand in for, on its way through `patch`."""
+
+    def __init__(self, name: str, module: nn.Module, level: Any, errors: Errors | None):
+        self.name, self.module, self.level, self.errors = name, module, level, errors
+        #: Part of the module -> the name in the model of a layer with a precision of its own.
+        self.layers: dict[str, str] = {part: precisions.join(name, part) for part in level.LAYERS}
+        self.schemes = {part: LayerScheme("fp32") for part in level.LAYERS}
+
+    @property
+    def precisions(self) -> dict[str, str]:
+        """Part -> "fp32" (as given), "bf16" or "int8"."""
+        return {part: scheme.precision for part, scheme in self.schemes.items()}
+
+    @property
+    def is_rounded(self) -> bool:
+        return set(self.precisions.values()) != {"fp32"}
+
+    def row(self) -> Replaced:
+        told = {self.layers[part]: "same" if p == "fp32" else p for part, p in self.precisions.items()}
+        return Replaced(self.name, _class(self.module), self.level.OPS, told, self.errors)
 
 
-def _prove(layer: nn.Module) -> tuple[str | None, Errors | None]:
-    """The reason of the probe to leave `layer` alone, or None, and the errors it found."""
-    original = original_forwards.get(type(layer), type(layer).forward)
+def _prepare(
+    network: nn.Module,
+    backend: str | None,
+    probe: bool,
+    precision: str | Mapping[str, str],
+    calibration: list[Tensor],
+) -> tuple[Report, dict[nn.Module, PatchedForward]]:
+    """The report of a patch, and the new forwards; nothing is replaced yet."""
+    with on(backend):  # UserError for one that cannot run
+        pass
+    report = Report()
+    found = _known(network, backend, report, probe)
+    _choose(network, found, report, precision, calibration)
+    if probe:
+        found = _rounded_well(found, backend, report)
+    inner = {f.module.filter for f in found if f.level is blocks}  # they serve while gradients are recorded
+    forwards = {}
+    report.size_before = report.size_after = _nbytes(network.state_dict().values())
+    for f in found:
+        rounded = f.is_rounded and f.module not in inner
+        forward = PatchedForward(f.module, f.level.KIND, backend, f.schemes if rounded else None)
+        if rounded:
+            report.size_after += _nbytes(forward.converted().state_dict().values())
+            report.size_after -= _nbytes(f.level.parameters(f.module))
+        if f.module not in inner:
+            report.replaced.append(f.row())
+        forwards[f.module] = forward
+    return report, forwards
+
+
+def _known(network: nn.Module, backend: str | None, report: Report, probe: bool) -> list[_Found]:
+    """What our ops can stand in for, proven in float32; the report gets what they cannot."""
+    found: list[_Found] = []
+    proofs: dict[tuple[Any, ...], tuple[str | None, Errors | None]] = {}  # modules alike share one
+    for name, module in network.named_modules():
+        level = next((level for level in LEVELS.values() if level.is_candidate(module)), None)
+        if level is None:
+            continue
+        reason, errors = refusal(level, module), None
+        if reason is None and probe:
+            key = level.signature(module)
+            if key not in proofs:
+                proofs[key] = _proof(level, module, backend)
+            reason, errors = proofs[key]
+        if reason:
+            report.skipped.append(Skipped(name, _class(module), reason))
+        else:
+            found.append(_Found(name, module, level, errors))
+    return found
+
+
+def _proof(level: Any, module: nn.Module, backend: str | None) -> tuple[str | None, Errors | None]:
+    """The reason of the probe to leave `module` alone, or None, and the errors it found.
+
+    The backend that was named may have no floating MLP: the formula of a block is proven on any.
+    """
     try:
-        errors = probe(layer, original)
-    except ProbeError as error:
-        return str(error), None
+        with on(backend if level is filters else None):
+            errors = prove(level, module, hosts.original(module))
+    except (ProbeError, RuntimeError) as error:
+        return precisions.line(error), None
     return errors.refusal(), errors
 
 
-def _on(backend: str | None) -> AbstractContextManager[None]:
-    return nullcontext() if backend is None else backends.use(backend)
+def _choose(
+    network: nn.Module,
+    found: list[_Found],
+    report: Report,
+    precision: str | Mapping[str, str],
+    calibration: list[Tensor],
+) -> None:
+    """Give each of `found` the schemes of its layers, measured where there are calibration inputs."""
+    names = list(dict.fromkeys(name for f in found for name in f.layers.values()))
+    chosen = precisions.choose(precision, names)
+    for root_name, root, inside, inputs in _by_network(network, found, calibration):
+        local = {name: name.removeprefix(f"{root_name}.") for f in inside for name in f.layers.values()}
+        if all(chosen[name] == "same" for name in local):
+            continue
+        if inputs:
+            _check_blocks(root_name, root, inside, report)
+        search = precision if isinstance(precision, str) else None
+        forecasts = any(f.module is root and f.level is networks and networks.continues(root) for f in inside)
+        steps = STEPS if search and forecasts else 1
+        scheme = precisions.scheme(root, {local[name]: chosen[name] for name in local}, inputs, search, steps)
+        if scheme.error is not None:
+            report.error = max(scheme.error, report.error or 0.0)
+        for f in inside:
+            f.schemes = {part: scheme.layers[local[name]] for part, name in f.layers.items()}
+
+
+def _by_network(
+    network: nn.Module, found: list[_Found], calibration: list[Tensor]
+) -> Iterable[tuple[str, nn.Module, list[_Found], list[Tensor]]]:
+    """`found`, by the AFNO network that they are in, and the calibration inputs, which are that network's.
+
+    Where there is no such network they are the model's; what is beside one has none.
+    """
+    roots = {name: m for name, m in network.named_modules() if networks.is_candidate(m)}
+    rest = found
+    for name, root in roots.items():
+        inside = set(root.modules())
+        yield name, root, [f for f in rest if f.module in inside], calibration
+        rest = [f for f in rest if f.module not in inside]
+    if rest:
+        yield "", network, rest, [] if roots else calibration
+
+
+def _check_blocks(name: str, root: nn.Module, inside: list[_Found], report: Report) -> None:
+    """UserError for a block that is left alone: calibration needs to know what all of them compute."""
+    known = {f.module for f in inside}
+    for block_name, block in blocks_of(root).items():
+        if block not in known:
+            full = precisions.join(name, block_name)
+            why = next((s.reason for s in report.skipped if s.name == full), "it is not known")
+            raise UserError(
+                f"calibration: every block has to be replaced, and {full or 'the model'} cannot: {why}; "
+                "leave it out and use precision='bf16' or 'same'"
+            )
+
+
+def _rounded_well(found: list[_Found], backend: str | None, report: Report) -> list[_Found]:
+    """Those of `found` whose error in the chosen precisions is one of rounding."""
+    proofs: dict[tuple[Any, ...], tuple[str | None, Errors | None]] = {}
+    kept: list[_Found] = []
+    for f in found:
+        reason = None
+        if f.is_rounded and f.errors is not None:
+            key = (f.level.signature(f.module), *f.precisions.items())
+            if key not in proofs:
+                proofs[key] = _rounding_proof(f, f.errors, backend)
+            reason, f.errors = proofs[key]
+        if reason:
+            report.skipped.append(Skipped(f.name, _class(f.module), reason))
+        else:
+            kept.append(f)
+    return kept
+
+
+def _rounding_proof(f: _Found, errors: Errors, backend: str | None) -> tuple[str | None, Errors | None]:
+    """As `_proof`, in the precisions chosen for f."""
+    try:
+        with on(backend):
+            errors = errors._replace(rounded=prove_rounding(f.level, f.module, f.precisions))
+    except RuntimeError as error:
+        return precisions.line(error), None
+    return errors.refusal(f.precisions.values()), errors
+
+
+def _nbytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _class(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def _network(model: Any) -> nn.Module:

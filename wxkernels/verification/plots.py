@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import xarray as xr
 
 from wxkernels.errors import UserError
 from wxkernels.io.files import whole_file
+from wxkernels.verification.comparison import SCORES, bounds
 from wxkernels.verification.report import key_variables, lead_text
 from wxkernels.verification.scorer import aligned, describe
 from wxkernels.verification.weights import latitude_weights
@@ -31,6 +33,8 @@ _LINES: dict[str, dict[str, Any]] = {
     "climatology_rmse": {"color": "#555555", "linestyle": ":", "label": "climatology"},
 }
 _ACC_LINES: dict[str, dict[str, Any]] = {"acc": _ENSEMBLE, "persistence_acc": _PERSISTENCE}
+_VARIABLE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+_PRECISION_LINES: tuple[Any, ...] = ("--", "-")
 _RANK_COLOURS = ("#56B4E9", "#0072B2", "#000000")
 _STYLE = {
     "font.size": 9,
@@ -111,6 +115,109 @@ def plot_maps(
         _save(figure, path)
 
 
+def plot_comparison(dataset: xr.Dataset, path: str | Path, variables: Sequence[str] | None = None) -> None:
+    """Draw how precisions differ from the first against lead time to a file; dataset: `compared`.
+
+    Panels: the change of RMSE, CRPS and ACC with their bounds, where there was a truth; members against their
+    twins beside the spread, the change of the spread, and that of the area mean. A colour a variable, a line
+    style a precision. variables: at most four by default. Raises UserError for a variable that is not there
+    and for a missing matplotlib.
+    """
+    shown = key_variables(dataset, variables)
+    scores = [name for name in SCORES if name in dataset and dataset[name].notnull().any()]
+    spread = bool(dataset["spread"].notnull().any())
+    panels: list[Callable[[Axes], None]] = [partial(_draw_change, dataset, shown, name) for name in scores]
+    panels.append(partial(_draw_difference, dataset, shown, spread))
+    if spread:
+        panels.append(partial(_draw_spread_change, dataset, shown))
+        panels.append(partial(_draw_drift, dataset, shown))
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    with _matplotlib().rc_context(_STYLE):
+        figure = _figure(3.6 * columns, 2.7 * rows + 0.7)
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for ax, draw in zip(axes, panels, strict=False):
+            draw(ax)
+            _lead_axis(ax, dataset)
+            ax.spines[["top", "right"]].set_visible(False)
+        for ax in axes[len(panels) :]:
+            ax.remove()
+        figure.legend(
+            handles=_comparison_legend(dataset, shown, bool(scores)), loc="outside upper center", ncols=7
+        )
+        _save(figure, path)
+
+
+def _draw_change(dataset: xr.Dataset, shown: Sequence[str], score: str, ax: Axes) -> None:
+    factor = 1 if score == "acc" else 100
+    changes = dataset[f"{score}_change"] * factor
+    later = dataset["lead_time"].values > np.timedelta64(0)
+    _draw_precisions(ax, dataset, shown, changes.where(xr.DataArray(later, dims="lead_time")))
+    for number, precision in enumerate(dataset["precision"].values[1:]):
+        limit = bounds(dataset, precision).get(score)
+        if limit is not None:
+            line = _PRECISION_LINES[number % len(_PRECISION_LINES)]
+            ax.axhline(
+                (-limit if score == "acc" else limit) * factor, color="#000000", linewidth=1, linestyle=line
+            )
+    ax.axhline(0, color="#999999", linewidth=0.8, zorder=0)
+    ax.set_ylabel(f"change of {score.upper()}" + ("" if score == "acc" else " (%)"))
+
+
+def _draw_difference(dataset: xr.Dataset, shown: Sequence[str], spread: bool, ax: Axes) -> None:
+    # variables of different units in one panel: in units of the first ensemble's last spread
+    scale = dataset["spread" if spread else "difference"].isel(lead_time=-1)
+    scale = scale.isel(precision=0) if spread else scale.max("precision")
+    relative = dataset["difference"] / scale
+    _draw_precisions(ax, dataset, shown, relative.where(relative > 0))
+    if spread:
+        for colour, name in zip(_VARIABLE_COLOURS, shown, strict=False):
+            values = (dataset["spread"].isel(precision=0) / scale).sel(variable=name).values
+            ax.plot(_leads(dataset)[0], values, color=colour, linestyle=":", linewidth=1.2)
+    ax.set_yscale("log")
+    ax.set_ylabel("difference of a member / last spread" if spread else "difference / its last")
+
+
+def _draw_spread_change(dataset: xr.Dataset, shown: Sequence[str], ax: Axes) -> None:
+    first = dataset["spread"].isel(precision=0)
+    _draw_precisions(ax, dataset, shown, 100 * (dataset["spread"] / first - 1))
+    ax.axhline(0, color="#999999", linewidth=0.8, zorder=0)
+    ax.set_ylabel("change of the spread (%)")
+
+
+def _draw_drift(dataset: xr.Dataset, shown: Sequence[str], ax: Axes) -> None:
+    first = dataset["spread"].isel(precision=0)
+    _draw_precisions(ax, dataset, shown, 100 * dataset["drift"] / first)
+    ax.axhline(0, color="#999999", linewidth=0.8, zorder=0)
+    ax.set_ylabel("change of the area mean / spread (%)")
+
+
+def _draw_precisions(ax: Axes, dataset: xr.Dataset, shown: Sequence[str], values: xr.DataArray) -> None:
+    for line, precision in zip(_PRECISION_LINES, dataset["precision"].values[1:], strict=False):
+        for colour, name in zip(_VARIABLE_COLOURS, shown, strict=False):
+            at = values.sel(precision=precision, variable=name).values
+            ax.plot(_leads(dataset)[0], at, color=colour, linestyle=line, linewidth=1.3)
+
+
+def _comparison_legend(dataset: xr.Dataset, shown: Sequence[str], scores: bool) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    first, *others = dataset["precision"].values
+    handles = [
+        Line2D([], [], color=colour, label=name)
+        for colour, name in zip(_VARIABLE_COLOURS, shown, strict=False)
+    ]
+    handles += [
+        Line2D([], [], color="#555555", linestyle=line, label=f"{name} against {first}")
+        for line, name in zip(_PRECISION_LINES, others, strict=False)
+    ]
+    if scores and any(bounds(dataset, name) for name in others):
+        handles.append(Line2D([], [], color="#000000", linewidth=1, label="bound"))
+    if dataset["spread"].notnull().any():
+        handles.append(Line2D([], [], color="#555555", linestyle=":", label=f"spread of {first}"))
+    return handles
+
+
 def _panels(
     fields: xr.DataArray, truth: xr.DataArray | None, variable: str, valid_time: np.datetime64
 ) -> list[tuple[str, xr.DataArray, str]]:
@@ -156,12 +263,21 @@ def _draw_acc(ax: Axes, scores: xr.Dataset) -> None:
 
 
 def _draw_lines(ax: Axes, scores: xr.Dataset, lines: dict[str, dict[str, Any]]) -> None:
-    hours = scores["lead_time"].values / np.timedelta64(1, "h")
-    unit, length = ("days", 24) if hours[-1] > 72 else ("hours", 1)
     for key, style in lines.items():
         if scores[key].notnull().any():
-            ax.plot(hours / length, scores[key].values, **style)
-    ax.set_xlim(0, max(hours[-1] / length, 1e-9))
+            ax.plot(_leads(scores)[0], scores[key].values, **style)
+    _lead_axis(ax, scores)
+
+
+def _leads(scores: xr.Dataset) -> tuple[np.ndarray, str]:
+    """Lead times as they are drawn, and their unit."""
+    hours = scores["lead_time"].values / np.timedelta64(1, "h")
+    return (hours / 24, "days") if hours[-1] > 72 else (hours, "hours")
+
+
+def _lead_axis(ax: Axes, scores: xr.Dataset) -> None:
+    leads, unit = _leads(scores)
+    ax.set_xlim(0, max(leads[-1], 1e-9))
     ax.set_xlabel(f"lead time ({unit})")
     ax.locator_params(axis="x", integer=True, steps=[1, 2, 3, 6, 10])
 

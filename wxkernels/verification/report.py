@@ -100,7 +100,7 @@ def print_table(
     for name in shown:
         scores = dataset.sel(variable=name)
         decimals = _decimals(scores["rmse"].values)
-        for row, lead in enumerate(_thinned(scores["lead_time"].values)):
+        for row, lead in enumerate(thinned(scores["lead_time"].values)):
             at = scores.sel(lead_time=lead)
             label = (name, str(at["units"].values), "")[min(row, 2)]
             numbers = (_number(float(at[key]), 2 if key in _RATIOS else decimals) for key in columns)
@@ -172,10 +172,11 @@ def _hours(lead: Any) -> float:
     return float(lead / np.timedelta64(1, "h"))
 
 
-def _thinned(leads: np.ndarray) -> np.ndarray:
+def thinned(leads: np.ndarray, count: int = _SHOWN_LEADS) -> np.ndarray:
+    """At most `count` of the lead times above 0, evenly spaced, the last one among them."""
     later = leads[leads > np.timedelta64(0)] if len(leads) > 1 else leads
-    stride = -(-len(later) // _SHOWN_LEADS)
-    return later[::-stride][::-1]  # evenly spaced, the last one among them
+    stride = -(-len(later) // count)
+    return later[::-stride][::-1]
 
 
 def _decimals(values: np.ndarray) -> int:

@@ -16,10 +16,10 @@ std::vector<std::string> runnable_isas();
 std::string isa();
 void set_isa(const std::string& name);
 
-// Most FLOP/s of `threads` threads in a loop on registers: float32 multiply-adds, and bfloat16 dot products
-// (0 where the instruction set in force has none).
+// Most operations a second (a multiplication, an addition) of `threads` threads in a loop on registers:
+// float32 multiply-adds, and bfloat16 and int8 dot products (0 where the instruction set in force has none).
 struct PeakFlops {
-  double float32, bfloat16;
+  double float32, bfloat16, int8;
 };
 PeakFlops peak_flops(int threads);
 

@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 import torch
 
-from wxkernels import _native, backends
+from wxkernels import _native
 from wxkernels.ops.spectral_filter import native, reference
 
 core = _native.core
@@ -31,12 +31,6 @@ SHAPES = [  # B, H, W, nb, bs, f, fraction
     (1, 2, 2, 5, 1, 3, 1.0),
 ]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-
-
-@pytest.fixture(params=core.isas())
-def isa(request):
-    with backends.use_isa(request.param):
-        yield request.param
 
 
 def arguments(B, H, W, nb, bs, f=1, dtype=torch.float32, seed=0):
@@ -138,10 +132,112 @@ def test_a_nan_stays_in_its_sample(isa, dtype, bad):
     assert torch.equal(found[[0, 2]], clean[[0, 2]])
 
 
-def test_weights_of_any_dtype():
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_weights_of_another_dtype_are_taken_in_float32(dtype):
     tensors = arguments(1, 6, 8, 2, 8)
-    halves = [tensors[0], *(w.bfloat16() for w in tensors[1:])]
-    assert torch.equal(filtered(halves), filtered([halves[0], *(w.float() for w in halves[1:])]))
+    other = [tensors[0], *(w.to(dtype) for w in tensors[1:])]
+    assert torch.equal(filtered(other), filtered([other[0], *(w.float() for w in other[1:])]))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bfloat16_weights(isa, shape):
+    *sizes, fraction = shape
+    x, *weights = arguments(*sizes)
+    weights = [w.bfloat16() for w in weights]
+    exact = reference.spectral_filter(x.double(), *(w.double() for w in weights), 0.01, fraction)
+    largest, mean = errors(reference.spectral_filter(x, *weights, 0.01, fraction), exact)
+    found = filtered([x, *weights], fraction)
+    assert found.dtype == torch.float32
+    found_largest, found_mean = errors(found, exact)
+    chance = 2e-3 * exact.abs().max().item() if exact.numel() < 1000 else 1e-6
+    assert found_largest <= 2 * largest + chance
+    assert found_mean <= 2 * mean + chance
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_products_are_bfloat16_where_the_cpu_has_them(isa, dtype):
+    x, *weights = arguments(1, 12, 14, 2, 20, dtype=dtype)
+    weights = [w.bfloat16() for w in weights]
+    found = filtered([x, *weights])
+    in_float32 = filtered([x.float(), *(w.float() for w in weights)])
+    assert torch.equal(found, in_float32.to(dtype)) == (isa != "avx512_bf16")
+    if dtype != torch.bfloat16:  # of a bfloat16 x the products are bfloat16 whatever the weights
+        assert torch.equal(filtered([x, *(w.float() for w in weights)]), in_float32.to(dtype))
+
+
+def norm(C):
+    generator = torch.Generator().manual_seed(C)
+    return 1 + 0.2 * torch.randn(C, generator=generator), torch.randn(C, generator=generator)
+
+
+def normed(tensors, weight, bias, fraction=1.0, backend=native):
+    return backend.spectral_filter(*tensors, 0.01, fraction, weight, bias, 1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_error_with_a_norm(isa, shape, dtype):
+    *sizes, fraction = shape
+    tensors = arguments(*sizes, dtype)
+    weight, bias = norm(tensors[0].shape[3])
+    exact = normed([t.double() for t in tensors], weight, bias, fraction, reference)
+    largest, mean = errors(normed(tensors, weight, bias, fraction, reference), exact)
+    found = normed(tensors, weight, bias, fraction)
+    assert found.dtype == dtype
+    found_largest, found_mean = errors(found, exact)
+    chance = torch.finfo(dtype).eps * exact.abs().max().item() if exact.numel() < 1000 else 0
+    assert found_largest <= 2 * largest + chance
+    assert found_mean <= 2 * mean + chance
+
+
+def test_norm_of_tokens_far_from_zero(isa):
+    x, *weights = arguments(1, 12, 14, 1, 33)
+    exact = normed([t.double() for t in (x + 4096, *weights)], *norm(33), backend=reference)
+    found = normed([x + 4096, *weights], *norm(33))
+    assert (found - exact).abs().max() <= torch.finfo(torch.float32).eps * exact.abs().max()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_norm_of_a_strided_input(isa, dtype):
+    x, *weights = arguments(2, 10, 12, 2, 12, dtype=dtype)
+    whole = torch.full((4, 10, 25, 60), float("nan"), dtype=dtype)
+    view = whole[::2, :, 1::2, 20:44]
+    view.copy_(x)
+    weight, bias = norm(24)
+    expected = normed([x, *weights], weight, bias)
+    assert torch.equal(normed([view, *weights], weight, bias), expected)
+    assert torch.equal(normed([x, *weights], weight.double(), bias.double()), expected)
+    torch.testing.assert_close(
+        normed([x, *weights], weight, None), normed([x, *weights], weight, torch.zeros(24))
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bits_with_a_norm_depend_on_neither_batch_nor_threads(isa, dtype):
+    x, *weights = arguments(3, 18, 20, 3, 24, dtype=dtype)
+    alone = torch.cat([normed([x[i : i + 1], *weights], *norm(72)) for i in range(3)])
+    for threads in (1, 2, 16):
+        torch.set_num_threads(threads)
+        assert torch.equal(normed([x, *weights], *norm(72)), alone)
+
+
+@pytest.mark.parametrize("norm", [(), norm(96)])
+def test_a_large_result_has_the_bits_of_a_small_one(isa, norm):
+    """Of 16 MB and more it is written past the caches."""
+    x, *weights = arguments(3, 90, 180, 1, 96)
+    x[1:] = 0
+    large, small = (native.spectral_filter(x, *weights, 0.01, 1.0, *norm) for x in (x, x[:1]))
+    assert torch.equal(large[:1], small)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_nan_before_the_norm_stays_in_its_sample(isa, bad):
+    x, *weights = arguments(3, 9, 10, 1, 20)
+    clean = normed([x, *weights], *norm(20))
+    x[1, 4, 5, 3] = bad
+    found = normed([x, *weights], *norm(20))
+    assert found[1].isnan().all()
+    assert torch.equal(found[[0, 2]], clean[[0, 2]])
 
 
 def test_calls_from_several_threads_at_once():

@@ -1,78 +1,73 @@
 """The AFNO spectral filter against the plain PyTorch layer, eager and compiled."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from wxkernels import backends as choice
 from wxkernels import ops
-from wxkernels.bench.engine import Call, Problem, Variant
+from wxkernels.bench.case import Case, Size, compiled, implementations, on_backend
+from wxkernels.bench.engine import Call, Problem, Variant, Work
 from wxkernels.errors import UserError
 from wxkernels.ops.spectral_filter import OP, reference
 
-AXES = "H x W x C x blocks"
-SHAPES = {
-    "fourcastnet": (90, 180, 768, 8),
-    "physicsnemo-default": (45, 90, 256, 16),
-    "shallow-water": (16, 32, 128, 8),
-}
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
 
 def backends(device: torch.device) -> dict[str, str | None]:
-    """Every variant by name: None where it runs on `device`, else the reason."""
-    found: dict[str, str | None] = {"eager": None, "compiled": None}
     probe = [
         torch.zeros(shape, device=device)
         for shape in ((1, 2, 2, 2), (2, 1, 2, 2), (2, 1, 2), (2, 1, 2, 2), (2, 1, 2))
     ]
-    for name, implementation in OP.implementations.items():
-        if name != "reference":  # that is "eager"
-            found[name] = implementation.unavailable() or implementation.unsupported(*probe)
-    return found
+    return {"eager": None, "compiled": None, **implementations(OP, *probe)}
 
 
-def problem(
-    batch: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, names: Sequence[str]
-) -> Problem:
-    H, W, C, nb = shape
+def problem(size: Size, names: Sequence[str]) -> Problem:
+    B, (H, W, C, nb) = size.batch, size.shape
     if C % nb:
         raise UserError(f"shape: {C} channels do not divide into {nb} blocks")
     generator = torch.Generator().manual_seed(0)
 
-    def normal(*size: int, scale: float = 1.0) -> Tensor:
-        return (torch.randn(*size, generator=generator) * scale).to(device)
+    def normal(*sizes: int, scale: float = 1.0) -> Tensor:
+        return (torch.randn(*sizes, generator=generator) * scale).to(size.device)
 
     bs = C // nb
     weights = [normal(2, nb, bs, bs, scale=0.02), normal(2, nb, bs, scale=0.02)]
     weights += [normal(2, nb, bs, bs, scale=0.02), normal(2, nb, bs, scale=0.02)]
-    inputs = [[normal(batch, H, W, C).to(dtype), *weights] for _ in range(2)]
-    here = backends(device)
-    variants = [
-        Variant(
-            name,
-            None if here[name] else _call(name, dtype, device),
-            here[name],
-            name in ("eager", "compiled"),
-        )
-        for name in names
-    ]
+    work = Work(
+        flops(B, H, W, C, nb, size.dtype),
+        2 * B * H * W * C * size.dtype.itemsize + sum(w.nbytes for w in weights),
+    )
+    variants = []
+    for name in names:
+        if name in ("eager", "compiled"):
+            build = partial(_plain, size, compile=name == "compiled")
+            variants.append(Variant(name, build, work, "pytorch"))
+        else:
+            variants.append(Variant(name, partial(on_backend, name, ops.spectral_filter), work))
     return Problem(
         op="spectral_filter",
-        shape=(batch, H, W, C),
-        dtype=dtype,
-        inputs=inputs,
+        shape=(B, H, W, C),
+        dtype=size.dtype,
+        inputs=[[normal(B, H, W, C).to(size.dtype), *weights] for _ in range(2)],
         exact=_exact,
         variants=variants,
-        flops=flops(batch, H, W, C, nb),
-        bytes=2 * batch * H * W * C * dtype.itemsize + sum(w.nbytes for w in weights),
-        command=(
-            f"wxkernels-bench spectral_filter --shape {'x'.join(map(str, shape))} --batch {batch}"
-            f" --dtype {str(dtype).removeprefix('torch.')} --threads {torch.get_num_threads()}"
-        ),
+        command=size.command("spectral_filter"),
     )
+
+
+def flops(B: int, H: int, W: int, C: int, nb: int, dtype: torch.dtype) -> dict[torch.dtype, float]:
+    """The block MLP on the kept modes in `dtype`, three real products a complex one; the transforms.
+
+    They take 2.5 n log2 n (real) and 5 n log2 n, in float32 whatever the dtype, as the published layer does.
+    """
+    start, stop, columns = reference.kept_modes(H, W, 1.0)
+    mlp = 2 * 6 * (stop - start) * columns * C * (C // nb)
+    transforms = 2 * C * (H * 2.5 * W * math.log2(W) + columns * 5 * H * math.log2(H))
+    if dtype == torch.float32:
+        return {dtype: B * (mlp + transforms)}
+    return {dtype: B * mlp, torch.float32: B * transforms}
 
 
 def _exact(tensors: Sequence[Tensor]) -> Tensor:
@@ -80,38 +75,30 @@ def _exact(tensors: Sequence[Tensor]) -> Tensor:
     return reference.spectral_filter(x, w1, b1, w2, b2, 0.01, 1.0)
 
 
-def flops(batch: int, H: int, W: int, C: int, nb: int) -> float:
-    """The block MLP on the kept modes, three real products a complex one; transforms of 2.5, 5 n log2 n."""
-    start, stop, columns = reference.kept_modes(H, W, 1.0)
-    mlp = 2 * 6 * (stop - start) * columns * C * (C // nb)
-    transforms = 2 * C * (H * 2.5 * W * _log2(W) + columns * 5 * H * _log2(H))
-    return batch * (mlp + transforms)
-
-
-def _log2(n: int) -> float:
-    return torch.log2(torch.tensor(float(n))).item()
-
-
-def _call(name: str, dtype: torch.dtype, device: torch.device) -> Call:
-    if name in ("eager", "compiled"):
-        return _plain(dtype, device, compiled=name == "compiled")
-
-    def run(tensors: Sequence[Tensor]) -> Tensor:
-        with choice.use(name):
-            return ops.spectral_filter(*tensors)
-
-    return run
-
-
-def _plain(dtype: torch.dtype, device: torch.device, *, compiled: bool) -> Call:
+def _plain(size: Size, *, compile: bool) -> Call:
     """The PyTorch layer; for a half dtype under autocast, so that its products run in that dtype too."""
+    half = size.dtype in (torch.bfloat16, torch.float16)
     layer: Callable[..., Tensor] = reference.spectral_filter
-    if compiled:
-        layer = torch.compile(layer, dynamic=False)
-    half = dtype in (torch.bfloat16, torch.float16)
+    if compile:
+        layer = compiled(layer)
 
     def run(tensors: Sequence[Tensor]) -> Tensor:
-        with torch.autocast(device.type, dtype=dtype) if half else nullcontext():
+        with torch.autocast(size.device.type, dtype=size.dtype) if half else nullcontext():
             return layer(*tensors, 0.01, 1.0)
 
     return run
+
+
+CASE = Case(
+    name="spectral_filter",
+    summary="the AFNO token mixer with its residual",
+    axes="H x W x C x blocks",
+    shapes={
+        "fourcastnet": (90, 180, 768, 8),
+        "physicsnemo-default": (45, 90, 256, 16),
+        "shallow-water": (16, 32, 128, 8),
+    },
+    dtypes=(torch.float32, torch.bfloat16, torch.float16),
+    backends=backends,
+    problem=problem,
+)

@@ -3,22 +3,24 @@
 import torch
 from torch import Tensor
 
-from wxkernels import _native
+from wxkernels import _memory, _native
 from wxkernels.ops.spectral_filter.reference import kept_modes
-
-_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
 def unavailable() -> str | None:
-    return _native.reason
+    return _native.missing("spectral_filter")
 
 
-def unsupported(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> str | None:
-    if x.device.type != "cpu":
-        return f"it runs on the CPU, and x is on {x.device}"
-    if x.dtype not in _DTYPES:
-        return f"it takes {', '.join(_DTYPES.values())}, and x is {str(x.dtype).removeprefix('torch.')}"
-    return None
+def unsupported(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+) -> str | None:
+    return _native.unsupported("x", x)
 
 
 def spectral_filter(
@@ -29,23 +31,28 @@ def spectral_filter(
     b2: Tensor,
     sparsity_threshold: float,
     hard_thresholding_fraction: float,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    eps: float = 1e-6,
 ) -> Tensor:
-    """The formula of `reference`; float32 inside; products in bfloat16 where x and the CPU have it.
+    """The formula of `reference`; float32 inside; products in bfloat16 where x or w1 and the CPU have it.
 
     x (B, H, W, C) float32, bfloat16 or float16 on the CPU. With unit stride over C it is read where it lies.
     """
     assert _native.core is not None
     B, H, W, C = x.shape
-    out = torch.empty(x.shape, dtype=x.dtype)
+    out = _memory.empty(*x.shape, dtype=x.dtype)
     if out.numel() == 0:
         return out
     if x.stride(3) != 1 and C > 1:
         x = x.contiguous()
+    bf16 = torch.bfloat16 in (x.dtype, w1.dtype)
+    norm_weight, norm_bias = _native.float32(norm_weight), _native.float32(norm_bias)
     w1, b1, w2, b2 = (p.to(torch.float32).contiguous() for p in (w1, b1, w2, b2))
     _native.core.spectral_filter(
         x=x.data_ptr(),
         out=out.data_ptr(),
-        dtype=_DTYPES[x.dtype],
+        dtype=_native.DTYPES[x.dtype],
         shape=(B, H, W, C),
         strides=x.stride(),
         blocks=w1.shape[1],
@@ -56,6 +63,10 @@ def spectral_filter(
         b2=b2.data_ptr(),
         threshold=sparsity_threshold,
         kept=kept_modes(H, W, hard_thresholding_fraction),
+        norm_weight=_native.address(norm_weight),
+        norm_bias=_native.address(norm_bias),
+        eps=eps,
+        bf16=bf16,
         threads=torch.get_num_threads(),
     )
     return out

@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wxkernels.ops._reference import operand, sum_dtype
+from wxkernels.ops.layer_norm.reference import layer_norm
+
 
 def kept_modes(H: int, W: int, hard_thresholding_fraction: float) -> tuple[int, int, int]:
     """Modes that the block MLP sees: rows [start, stop) of H and the first `columns` of W // 2 + 1.
@@ -21,7 +24,15 @@ def unavailable() -> str | None:
     return None
 
 
-def unsupported(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> str | None:
+def unsupported(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+) -> str | None:
     return None
 
 
@@ -33,22 +44,30 @@ def spectral_filter(
     b2: Tensor,
     sparsity_threshold: float,
     hard_thresholding_fraction: float,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    eps: float = 1e-6,
 ) -> Tensor:
     """y = irfft2(softshrink(MLP(rfft2(x)))) + x, with a complex block-diagonal MLP on the kept modes.
 
     X = rfft2(x, norm="ortho"); per block of bs channels, on the kept modes (all others are exactly 0):
     o1 = crelu(X w1 + b1), o2 = o1 w2 + b2 (complex products; crelu acts on real and imaginary part alone);
     softshrink on both parts; y = irfft2(o2, norm="ortho") + x. Differentiable; float64 stays float64, other
-    dtypes compute in float32.
+    dtypes compute in float32. bfloat16 weights are multiplied by X, or o1, rounded to bfloat16.
+    With norm_weight: n = LN(x), y = irfft2(...(n)) + n + x, both skips of an AFNO block.
 
     x (B, H, W, C); w1 (2, nb, bs, bs * f), b1 (2, nb, bs * f), w2 (2, nb, bs * f, bs), b2 (2, nb, bs), where
     index 0 is the real and 1 the imaginary part. Source: AFNO2D of NVlabs/FourCastNet, networks/afnonet.py.
     """
+    if norm_weight is not None:
+        n = layer_norm(x, norm_weight, norm_bias, eps)
+        y = spectral_filter(n, w1, b1, w2, b2, sparsity_threshold, hard_thresholding_fraction)
+        return (y + x).contiguous()
     B, H, W, C = x.shape
     if x.numel() == 0:
-        return torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
-    w1, b1, w2, b2 = (p.to(compute) for p in (w1, b1, w2, b2))
+        return x.clone(memory_format=torch.contiguous_format)
+    compute = sum_dtype(x)
+    b1, b2 = b1.to(compute), b2.to(compute)
     nb, bs = w1.shape[1], w1.shape[2]
     start, stop, columns = kept_modes(H, W, hard_thresholding_fraction)
 
@@ -66,4 +85,4 @@ def spectral_filter(
 
 
 def _product(x: Tensor, w: Tensor) -> Tensor:
-    return torch.einsum("...bi,bio->...bo", x, w)
+    return torch.einsum("...bi,bio->...bo", operand(x, w), w.to(x.dtype))

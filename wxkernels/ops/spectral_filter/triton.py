@@ -24,42 +24,25 @@ Held to float64 in Triton's interpreter and compiled ahead of time by ci/aot.py;
 """
 
 import functools
-import importlib.util
 import math
-import os
 from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from wxkernels.ops import _triton
+from wxkernels.ops._triton import Launch, Target
+from wxkernels.ops.layer_norm.reference import layer_norm
 from wxkernels.ops.spectral_filter.reference import kept_modes
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+unavailable = _triton.unavailable
 
 
-@dataclass(frozen=True)
-class Target:
-    """A GPU architecture, and how `tl.dot` multiplies float32 there: "ieee" or "tf32x3"."""
-
-    backend: str  # "cuda" or "hip"
-    arch: int | str  # 80, 90, 100 ... or "gfx90a", "gfx942" ...
-    float32: str = "ieee"
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """Tile sizes of a launch, by the names of the kernel's constants, and its schedule.
-
-    Chosen with ci/aot.py, not by timing: no spills on any of its targets, at most 64 KiB of shared memory on
-    ROCm, 99 KiB on sm_80 (sm_86 and sm_89 have no more), 512 columns of tensor memory on sm_100.
+class Tiles(_triton.Tiles):
+    """Chosen with ci/aot.py, not by timing: no spills on any of its targets, at most 64 KiB of shared memory
+    on ROCm, 99 KiB on sm_80 (sm_86 and sm_89 have no more), 512 columns of tensor memory on sm_100.
     """
-
-    sizes: dict[str, int]
-    num_warps: int
-    num_stages: int
 
     @classmethod
     def transform(cls, target: Target, dtype: torch.dtype, M: int, N: int) -> "Tiles":
@@ -84,28 +67,17 @@ class Tiles:
         return cls({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, 4, 2)
 
 
-@dataclass(frozen=True)
-class Launch:
-    """A kernel launch: `spectral_filter` runs it, ci/aot.py compiles the same for GPUs that are not here."""
-
-    kernel: str
-    programs: int
-    arguments: dict[str, Any]
-    constants: dict[str, Any]
-    tiles: Tiles
-
-
-def unavailable() -> str | None:
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed: pip install 'wxkernels[triton]'"
-    if not (_interpreting() or torch.cuda.is_available()):
-        return "torch finds no CUDA or ROCm device"
-    return None
-
-
-def unsupported(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> str | None:
-    if x.dtype not in DTYPES:
-        return f"x is {x.dtype}; it takes float32, float16 and bfloat16"
+def unsupported(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+) -> str | None:
+    if reason := _triton.unsupported(x=x):
+        return reason
     _, H, W, C = x.shape
     hidden = w1.shape[1] * w1.shape[3]
     # Offsets inside a sample, a weight or a constant matrix are 32-bit.
@@ -119,14 +91,7 @@ def unsupported(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> st
     )
     if max(extents) >= 2**31:
         return f"at H {H}, W {W}, C {C} an offset inside a sample passes 32 bits"
-    if _interpreting():
-        if x.dtype == torch.bfloat16:
-            return "Triton's interpreter gets bfloat16 products wrong; use float32 or float16 there"
-    elif x.device.type != "cuda":
-        return f"x is on {x.device}; it needs a CUDA or ROCm device"
-    elif torch.version.hip is None and torch.cuda.get_device_capability(x.device) < (8, 0):
-        return "the GPU is older than sm_80"
-    return None
+    return _triton.unsupported_device(x)
 
 
 def spectral_filter(
@@ -137,31 +102,31 @@ def spectral_filter(
     b2: Tensor,
     sparsity_threshold: float,
     hard_thresholding_fraction: float,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    eps: float = 1e-6,
 ) -> Tensor:
     """`reference.spectral_filter` on a GPU, or with TRITON_INTERPRET=1, for tests, on a CPU."""
     start, stop, columns = kept_modes(x.shape[1], x.shape[2], hard_thresholding_fraction)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    if y.numel() == 0 or columns == 0:
-        return y.copy_(x)
     if x.stride(3) != 1:
         x = x.contiguous()
+    residual = x
+    if norm_weight is not None:
+        n = layer_norm(x, norm_weight, norm_bias, eps)
+        x, residual = n, n + x
+    if y.numel() == 0 or columns == 0:
+        return y.copy_(residual)
     w1, w2 = w1.to(x.dtype).contiguous(), w2.to(x.dtype).contiguous()
     b1, b2 = b1.float().contiguous(), b2.float().contiguous()
-    modes, threshold, target = (start, stop, columns), sparsity_threshold, _target(x.device)
-
-    from wxkernels.ops.spectral_filter import triton_kernels
-
-    with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
-        for launch in launches(x, w1, b1, w2, b2, y, threshold, modes, target):
-            kernel = getattr(triton_kernels, launch.kernel)
-            tiles = launch.tiles
-            schedule = {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages}
-            kernel[(launch.programs,)](**launch.arguments, **launch.constants, **tiles.sizes, **schedule)
+    modes, threshold, target = (start, stop, columns), sparsity_threshold, Target.of(x.device)
+    _triton.run(launches(x, residual, w1, b1, w2, b2, y, threshold, modes, target), x.device)
     return y
 
 
 def launches(
     x: Tensor,
+    residual: Tensor,
     w1: Tensor,
     b1: Tensor,
     w2: Tensor,
@@ -171,9 +136,9 @@ def launches(
     modes: tuple[int, int, int],
     target: Target,
 ) -> Iterator[Launch]:
-    """The launches that write the filter of x to y, in order; `modes` is what `kept_modes` gave.
+    """The launches that write the filter of x, plus residual, to y; `modes` is what `kept_modes` gave.
 
-    x (B, H, W, C), last stride 1; w1, w2 contiguous, in x's dtype; b1, b2 contiguous float32.
+    x and residual (B, H, W, C), last stride 1; w1, w2 contiguous, in x's dtype; b1, b2 contiguous float32.
     """
     B, H, W, C = x.shape
     _, nb, bs, hidden = w1.shape
@@ -199,7 +164,7 @@ def launches(
         yield _block_linear(o, w1, b1, o1, threshold, target, relu=True)
         yield _block_linear(o1, w2, b2, o, threshold, target, relu=False)
     yield _transform(inverse_h, o_over_h, s_over_h, H**-0.5, target)
-    yield _transform(inverse_w, s_over_w, y, W**-0.5, target, residual=x)
+    yield _transform(inverse_w, s_over_w, y, W**-0.5, target, residual)
 
 
 def _transform(
@@ -217,8 +182,8 @@ def _transform(
         ("y", y, "ijm"),
     ):
         arguments |= {f"{name}_stride_{axis}": tensor.stride(n) for n, axis in enumerate(axes)}
-    programs = samples * J * _tiles(M, tiles.sizes["BLOCK_M"]) * _tiles(N, tiles.sizes["BLOCK_N"])
-    return Launch("transform", programs, arguments, {"PRECISION": target.float32}, tiles)
+    programs = samples * J * tiles.count(BLOCK_M=M, BLOCK_N=N)
+    return Launch("spectral_filter", "transform", programs, arguments, {"PRECISION": target.float32}, tiles)
 
 
 def _column_mlp(
@@ -241,8 +206,8 @@ def _column_mlp(
     arguments |= {"scale": scale, "threshold": threshold}
     arguments |= {"H": s.shape[3], "rows": rows, "nb": nb, "bs": bs, "hidden": hidden}
     arguments |= {"e_stride": e.stride(1), "e_plane": e.stride(0)}
-    programs = B * columns * nb * _tiles(rows, tiles.sizes["BLOCK_F"])
-    return Launch("column_mlp", programs, arguments, {"PRECISION": target.float32}, tiles)
+    programs = B * columns * nb * tiles.count(BLOCK_F=rows)
+    return Launch("spectral_filter", "column_mlp", programs, arguments, {"PRECISION": target.float32}, tiles)
 
 
 def _block_linear(
@@ -255,8 +220,8 @@ def _block_linear(
     arguments: dict[str, Any] = {"x": x, "w": w, "b": b, "y": y, "threshold": threshold}
     arguments |= {"rows": rows, "nb": nb, "K": K, "N": N}
     constants = {"RELU": relu, "PRECISION": target.float32}
-    programs = B * columns * nb * _tiles(rows, tiles.sizes["BLOCK_M"]) * _tiles(N, tiles.sizes["BLOCK_N"])
-    return Launch("block_linear", programs, arguments, constants, tiles)
+    programs = B * columns * nb * tiles.count(BLOCK_M=rows, BLOCK_N=N)
+    return Launch("spectral_filter", "block_linear", programs, arguments, constants, tiles)
 
 
 @functools.lru_cache(maxsize=64)
@@ -312,24 +277,4 @@ def _padded(matrix: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 def _cover(n: int) -> int:
     """The power of two that covers n, at least 16, the least side of tl.dot."""
-    return max(16, 1 << (n - 1).bit_length())
-
-
-def _tiles(n: int, block: int) -> int:
-    return -(-n // block)
-
-
-def _target(device: torch.device) -> Target:
-    if device.type != "cuda":  # the interpreter
-        return Target("cuda", 80)
-    if torch.version.hip:
-        return Target("hip", torch.cuda.get_device_properties(device).gcnArchName.split(":")[0])
-    major, minor = torch.cuda.get_device_capability(device)
-    matmul = torch.backends.cuda.matmul
-    precision = getattr(matmul, "fp32_precision", None)  # newer than allow_tf32, which then may not be read
-    tf32 = matmul.allow_tf32 if precision is None else precision == "tf32"
-    return Target("cuda", 10 * major + minor, "tf32x3" if tf32 else "ieee")
-
-
-def _interpreting() -> bool:
-    return os.environ.get("TRITON_INTERPRET") == "1"
+    return max(16, _triton.cover(n))

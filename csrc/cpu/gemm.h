@@ -1,0 +1,516 @@
+// Matrix products out = rows * weights^T tiled in registers: the operands in float32, bfloat16 or int8, the
+// sums in float32 or int32. A block of rows goes through all weights while it is in the caches; the caller
+// makes its rows (a LayerNorm, a quantisation, a gather of patches) and finishes each tile of float32 results
+// in L1.
+#pragma once
+
+#include "cpu/gelu.h"
+#include "cpu/rows.h"
+#include "cpu/simd.h"
+#include "wxkernels/weights.h"
+
+namespace wxkernels::WX_ISA {
+
+constexpr int kPanelColumns = kTileVecs * kLanes;  // outputs that a pass over the rows makes
+
+// The lanes of a vector of which `rest` values are left.
+WX_INLINE Lanes lanes_of(int64_t rest) { return Lanes(static_cast<int>(rest < kLanes ? rest : kLanes)); }
+
+WX_INLINE vec zero_nan(vec a) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, a, _CMP_ORD_Q), a);
+#elif defined(__AVX2__)
+  return _mm256_and_ps(_mm256_cmp_ps(a, a, _CMP_ORD_Q), a);
+#else
+  return a == a ? a : set1(0.0f);
+#endif
+}
+
+// Whole numbers in [-127, 127] and anything between, rounded half to even.
+WX_INLINE void store_int8(int8_t* p, vec a, Lanes n) {
+#if defined(__AVX512F__)
+  _mm_mask_storeu_epi8(p, n.mask, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
+#else
+  // Adding 1.5 * 2^23 rounds at the unit.
+  const vec shift = set1(12582912.0f);
+  alignas(32) float rounded[kLanes];
+  store(rounded, (a + shift) - shift);
+  for (int i = 0; i < n.n; ++i) p[i] = static_cast<int8_t>(rounded[i]);
+#endif
+}
+
+WX_INLINE vec load_int8(const int8_t* p, Lanes n) {
+#if defined(__AVX512F__)
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(n.mask, p)));
+#else
+  alignas(32) float a[kLanes] = {};
+  for (int i = 0; i < n.n; ++i) a[i] = p[i];
+  return load(a);
+#endif
+}
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// What an operand is: `word`, the unit that is broadcast; kDepth inputs to a word; `sum`, lanes of results;
+// `element`, what a row consists of. kRun words are summed in registers before the sum joins the total: few
+// enough that the weights of a run (48 columns of AVX-512: 36 KB) stay near for all rows of a block.
+
+struct Float32 {
+  using word = float;
+  using element = float;
+  using sum = vec;
+  static constexpr int kDepth = 1;
+  static constexpr int kRun =
+      128;  // one long sum would round more: over 3072 inputs four times as much as MKL
+  static constexpr bool kQuantised = false;
+
+  WX_INLINE static sum zero() { return set1(0.0f); }
+  WX_INLINE static vec broadcast(const word* p) { return set1(*p); }
+  WX_INLINE static vec weights(const word* p) { return load(p); }
+  WX_INLINE static void step(sum& s, vec a, vec w) { s = fma(a, w, s); }
+  WX_INLINE static sum load_sum(const void* p) { return load(static_cast<const float*>(p)); }
+  WX_INLINE static void store_sum(void* p, sum s) { store(static_cast<float*>(p), s); }
+  WX_INLINE static vec result(sum s) { return s; }
+  WX_INLINE static void store_row(element* p, vec a) { store(p, a); }
+
+  static word pack(const float* w, int64_t) { return *w; }
+  static word pack(const bf16* w, int64_t) { return bits_float(static_cast<uint32_t>(w->bits) << 16); }
+};
+
+#if defined(__AVX512BF16__)
+
+struct Bfloat16 {
+  using word = uint32_t;
+  using element = bf16;
+  using sum = vec;
+  static constexpr int kDepth = 2;
+  static constexpr int kRun = 192;
+  static constexpr bool kQuantised = false;
+
+  WX_INLINE static sum zero() { return set1(0.0f); }
+  WX_INLINE static ints broadcast(const word* p) { return _mm512_set1_epi32(static_cast<int>(*p)); }
+  WX_INLINE static ints weights(const word* p) { return _mm512_load_si512(p); }
+  WX_INLINE static void step(sum& s, ints a, ints w) { s = dot(s, a, w); }
+  WX_INLINE static sum load_sum(const void* p) { return load(static_cast<const float*>(p)); }
+  WX_INLINE static void store_sum(void* p, sum s) { store(static_cast<float*>(p), s); }
+  WX_INLINE static vec result(sum s) { return s; }
+  WX_INLINE static void store_row(element* p, vec a) { store(p, a, Lanes(kLanes)); }
+
+  static word pack(const bf16* w, int64_t inputs) {
+    return w[0].bits | (inputs > 1 ? static_cast<uint32_t>(w[1].bits) << 16 : 0);
+  }
+};
+
+#else
+
+// Rounded as it would be, multiplied in float32: the instruction set has no bfloat16 product.
+struct Bfloat16 : Float32 {
+  WX_INLINE static void store_row(element* p, vec a) {
+    bf16 rounded[kLanes];
+    wxkernels::WX_ISA::store(rounded, a, Lanes(kLanes));
+    wxkernels::WX_ISA::store(p, wxkernels::WX_ISA::load(rounded, Lanes(kLanes)));
+  }
+};
+
+#endif
+
+#if defined(__AVX512VNNI__)
+
+// The instruction multiplies unsigned rows by signed weights: rows are stored as q + 128, and the sums start
+// at -128 times the sum of a column's weights.
+struct Int8 {
+  using word = uint32_t;
+  using element = uint8_t;
+  typedef int32_t sum __attribute__((vector_size(64)));
+  static constexpr int kDepth = 4;
+  static constexpr int kRun = 192;
+  static constexpr int kOffset = 128;
+  static constexpr bool kQuantised = true;
+
+  WX_INLINE static sum zero() { return sum{}; }
+  WX_INLINE static sum broadcast(const word* p) { return (sum)_mm512_set1_epi32(static_cast<int>(*p)); }
+  WX_INLINE static sum weights(const word* p) { return *reinterpret_cast<const sum*>(p); }
+  // Not _mm512_dpbusd_epi32: GCC 12 copies the sum before and after each one, and spills: half the speed.
+  WX_INLINE static void step(sum& s, sum a, sum w) { asm("vpdpbusd %2, %1, %0" : "+v"(s) : "v"(a), "v"(w)); }
+  WX_INLINE static sum load_sum(const void* p) { return *static_cast<const sum*>(p); }
+  WX_INLINE static void store_sum(void* p, sum s) { *static_cast<sum*>(p) = s; }
+  WX_INLINE static vec result(sum s) { return __builtin_convertvector(s, vec); }
+  WX_INLINE static void store_row(element* p, vec a) {  // a in [-127, 127], rounded half to even here
+    const ints q = _mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(kOffset));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(q));
+  }
+
+  static word pack(const int8_t* w, int64_t inputs) {
+    word bytes = 0;
+    if (inputs >= kDepth) {
+      std::memcpy(&bytes, w, kDepth);
+    } else {
+      std::memcpy(&bytes, w, static_cast<size_t>(inputs));
+    }
+    return bytes;
+  }
+};
+
+#elif defined(__AVX2__)
+
+// Products of 16-bit pairs are exact; those of bytes saturate.
+struct Int8 {
+  using word = uint32_t;
+  using element = int16_t;
+  typedef int32_t sum __attribute__((vector_size(32)));
+  static constexpr int kDepth = 2;
+  static constexpr int kRun = 192;
+  static constexpr int kOffset = 0;
+  static constexpr bool kQuantised = true;
+
+  WX_INLINE static sum zero() { return sum{}; }
+  WX_INLINE static __m256i broadcast(const word* p) { return _mm256_set1_epi32(static_cast<int>(*p)); }
+  WX_INLINE static __m256i weights(const word* p) {
+    return _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  WX_INLINE static void step(sum& s, __m256i a, __m256i w) { s += (sum)_mm256_madd_epi16(a, w); }
+  WX_INLINE static sum load_sum(const void* p) { return *static_cast<const sum*>(p); }
+  WX_INLINE static void store_sum(void* p, sum s) { *static_cast<sum*>(p) = s; }
+  WX_INLINE static vec result(sum s) { return __builtin_convertvector(s, vec); }
+  WX_INLINE static void store_row(element* p, vec a) {
+    const __m256i q = _mm256_cvtps_epi32(a);
+    const __m128i pairs = _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), pairs);
+  }
+
+  static word pack(const int8_t* w, int64_t inputs) {
+    return static_cast<uint16_t>(w[0]) |
+           (inputs > 1 ? static_cast<uint32_t>(static_cast<uint16_t>(w[1])) << 16 : 0);
+  }
+};
+
+#else
+
+struct Int8 {
+  typedef int32_t sum __attribute__((vector_size(16)));
+  using word = int32_t;
+  using element = int32_t;
+  static constexpr int kDepth = 1;
+  static constexpr int kRun = 192;
+  static constexpr int kOffset = 0;
+  static constexpr bool kQuantised = true;
+
+  WX_INLINE static sum zero() { return sum{}; }
+  WX_INLINE static sum broadcast(const word* p) { return sum{*p, *p, *p, *p}; }
+  WX_INLINE static sum weights(const word* p) { return *reinterpret_cast<const sum*>(p); }
+  WX_INLINE static void step(sum& s, sum a, sum w) { s = s + a * w; }
+  WX_INLINE static sum load_sum(const void* p) { return *static_cast<const sum*>(p); }
+  WX_INLINE static void store_sum(void* p, sum s) { *static_cast<sum*>(p) = s; }
+  WX_INLINE static vec result(sum s) { return __builtin_convertvector(s, vec); }
+  WX_INLINE static void store_row(element* p, vec a) {
+    // Adding 1.5 * 2^23 rounds half to even at the unit.
+    const vec shift = set1(12582912.0f);
+    *reinterpret_cast<sum*>(p) = __builtin_convertvector((a + shift) - shift, sum);
+  }
+
+  static word pack(const int8_t* w, int64_t) { return *w; }
+};
+
+#endif
+
+// A row of signed bytes as the operand has it: in place from the front of the row, so from its end.
+template <class Operand>
+inline void widen_bytes(typename Operand::element* row, int64_t inputs) {
+  if constexpr (sizeof(typename Operand::element) > 1) {
+    const auto* bytes = reinterpret_cast<const int8_t*>(row);
+    for (int64_t k = inputs - 1; k >= 0; --k) row[k] = bytes[k];
+  } else {
+    (void)row, (void)inputs;
+  }
+}
+
+// f(an operand of the dtype of the weights)
+template <class F>
+WX_INLINE void with_float_operand(Dtype dtype, const F& f) {
+  if (dtype == Dtype::bfloat16) {
+    f(Bfloat16{});
+  } else {
+    f(Float32{});
+  }
+}
+
+template <class F>
+WX_INLINE void with_operand(Dtype dtype, const F& f) {
+  if (dtype == Dtype::int8) {
+    f(Int8{});
+  } else {
+    with_float_operand(dtype, f);
+  }
+}
+
+template <class Operand>
+constexpr int64_t words_of(int64_t inputs) {
+  return inputs > 0 ? ceil_div(inputs, Operand::kDepth) : 1;
+}
+
+// Words from row to row. Rows a multiple of 4 KiB apart would all lie in the same few sets of L1.
+template <class Operand>
+constexpr int64_t row_stride(int64_t inputs) {
+  return ceil_div(words_of<Operand>(inputs), 16) * 16 + 16;
+}
+
+// Packed weights: panel by panel (kPanelColumns columns, the last one in whole vectors), word by word the
+// columns of the panel; then what the sum of each column starts from (bits of 0, which are 0.0f too, where
+// nothing is corrected).
+inline int64_t padded_columns(int64_t outputs) { return ceil_div(outputs, kLanes) * kLanes; }
+
+template <class Operand>
+inline size_t packed_floats(const Weights& w) {
+  return static_cast<size_t>(padded_columns(w.outputs) * (words_of<Operand>(w.inputs) + 1));
+}
+
+inline int64_t panels_of(const Weights& w) { return ceil_div(w.outputs, kPanelColumns); }
+
+template <class Operand, class T>
+inline void pack_panel_of(const Weights& w, int64_t panel, float* packed) {
+  using word = typename Operand::word;
+  const T* const weight = static_cast<const T*>(w.weight);
+  const int64_t words = words_of<Operand>(w.inputs), first = panel * kPanelColumns;
+  const int64_t all = padded_columns(w.outputs),
+                width = all - first < kPanelColumns ? all - first : kPanelColumns;
+  word* const to = reinterpret_cast<word*>(packed) + first * words;
+  auto* const start = reinterpret_cast<int32_t*>(packed) + all * words + first;
+  for (int64_t n = 0; n < width; ++n) start[n] = 0;
+  constexpr int64_t kLine = 64 / sizeof(word);
+  for (int64_t k0 = 0; k0 < words; k0 += kLine) {
+    const int64_t stop = words - k0 < kLine ? words : k0 + kLine;
+    for (int64_t n = 0; n < width; ++n) {
+      const bool inside = first + n < w.outputs;
+      const T* const column = weight + (inside ? (first + n) * w.inputs : 0);
+      for (int64_t k = k0; k < stop; ++k) {
+        const int64_t i = k * Operand::kDepth;
+        to[k * width + n] = inside && i < w.inputs ? Operand::pack(column + i, w.inputs - i) : word{};
+      }
+      if constexpr (Operand::kQuantised) {
+        if (Operand::kOffset != 0 && inside) {
+          const int64_t last = stop * Operand::kDepth < w.inputs ? stop * Operand::kDepth : w.inputs;
+          int32_t total = 0;
+          for (int64_t i = k0 * Operand::kDepth; i < last; ++i) total += column[i];
+          start[n] -= Operand::kOffset * total;
+        }
+      }
+    }
+  }
+}
+
+inline size_t packed_size(const Weights& w) {
+  size_t floats = 0;
+  with_operand(w.dtype, [&](auto operand) { floats = packed_floats<decltype(operand)>(w); });
+  return floats;
+}
+
+inline void pack_panel(const Weights& w, int64_t panel, float* packed) {
+  if (w.dtype == Dtype::int8) {
+    pack_panel_of<Int8, int8_t>(w, panel, packed);
+  } else if (w.dtype == Dtype::bfloat16) {
+    pack_panel_of<Bfloat16, bf16>(w, panel, packed);
+  } else {
+    pack_panel_of<Float32, float>(w, panel, packed);
+  }
+}
+
+// Hands out the parts of a thread's work space; with a null base it only counts.
+class Space {
+ public:
+  explicit Space(float* base) : base_(base) {}
+  float* take(int64_t floats) {
+    float* const part = base_ + size_;
+    size_ += static_cast<size_t>(ceil_div(floats, 16) * 16);
+    return part;
+  }
+  size_t size() const { return size_; }
+
+ private:
+  float* base_;
+  size_t size_ = 0;
+};
+
+inline int64_t whole_tiles(int64_t rows) { return ceil_div(rows, kTileRows) * kTileRows; }
+
+// A tile of results in L1, as it is finished.
+struct Tile {
+  float* values;    // (rows, kPanelColumns)
+  int64_t row;      // first row, counted in the block
+  int rows;         // those that exist
+  int64_t column;   // first column
+  int vecs;         // vectors of columns
+  int64_t columns;  // of the whole product
+};
+
+// f(pointer to a vector of the tile, row, column, lanes that exist)
+template <class F>
+WX_INLINE void for_each_vec(const Tile& tile, const F& f) {
+  for (int r = 0; r < tile.rows; ++r)
+    for (int n = 0; n < tile.vecs; ++n) {
+      const int64_t column = tile.column + n * kLanes;
+      f(tile.values + r * kPanelColumns + n * kLanes, tile.row + r, column, lanes_of(tile.columns - column));
+    }
+}
+
+// What is done with a finished tile: a callable by reference. Were it a template argument, the loops below
+// would be compiled once a caller: four minutes of compilation in all.
+class Finish {
+ public:
+  template <class F>
+  Finish(const F& f)
+      : context_(&f),
+        call_([](const void* context, const Tile& tile) { (*static_cast<const F*>(context))(tile); }) {}
+  void operator()(const Tile& tile) const { call_(context_, tile); }
+
+ private:
+  const void* context_;
+  void (*call_)(const void*, const Tile&);
+};
+
+// to = from + kTileRows rows of `words` words times a run of a panel. A function of its own, with all sums
+// through memory at both ends: inlined, GCC 12 spills them in the loop.
+template <class Operand, int vecs>
+__attribute__((noinline)) void run_of_tile(const typename Operand::word* a, int64_t a_stride,
+                                           const typename Operand::word* b, int64_t words, const float* from,
+                                           int64_t from_stride, float* to) {
+  typename Operand::sum sums[kTileRows][vecs];
+  unroll<kTileRows>(
+      [&](auto row) WX_LAMBDA { unroll<vecs>([&](auto n) WX_LAMBDA { sums[row][n] = Operand::zero(); }); });
+  for (int64_t k = 0; k < words; ++k) {
+    decltype(Operand::weights(b)) column[vecs];
+    unroll<vecs>([&](auto n) WX_LAMBDA { column[n] = Operand::weights(b + n * kLanes); });
+    unroll<kTileRows>([&](auto row) WX_LAMBDA {
+      const auto input = Operand::broadcast(a + row * a_stride);
+      unroll<vecs>([&](auto n) WX_LAMBDA { Operand::step(sums[row][n], input, column[n]); });
+    });
+    ++a;
+    b += vecs * kLanes;
+  }
+  unroll<kTileRows>([&](auto row) WX_LAMBDA {
+    unroll<vecs>([&](auto n) WX_LAMBDA {
+      const auto before = Operand::load_sum(from + row * from_stride + n * kLanes);
+      Operand::store_sum(to + row * kPanelColumns + n * kLanes, before + sums[row][n]);
+    });
+  });
+}
+
+// The sums of a tile as results, in place.
+template <class Operand, int vecs>
+WX_INLINE void results_of(float* values, const Weights& weights, int64_t first, const float* row_scale) {
+  vec scale[vecs], bias[vecs];
+  unroll<vecs>([&](auto n) WX_LAMBDA {
+    const Lanes lanes = lanes_of(weights.outputs - first - n * kLanes);
+    bias[n] = weights.bias == nullptr ? set1(0.0f) : load(weights.bias + first + n * kLanes, lanes);
+    if constexpr (Operand::kQuantised) scale[n] = load(weights.scale + first + n * kLanes, lanes);
+  });
+  for (int row = 0; row < kTileRows; ++row, values += kPanelColumns)
+    unroll<vecs>([&](auto n) WX_LAMBDA {
+      const vec sum = Operand::result(Operand::load_sum(values + n * kLanes));
+      if constexpr (Operand::kQuantised) {
+        store(values + n * kLanes, fma(sum, scale[n] * set1(row_scale[row]), bias[n]));
+      } else {
+        store(values + n * kLanes, sum + bias[n]);
+      }
+    });
+}
+
+// One block of rows times all weights: finish(tile) on each tile of sum + bias, of int8 weights row_scale *
+// weight scale
+// * sum + bias. `in`: rows of the operand, row_stride apart. They, row_scale
+// and `sums` (a panel's, kPanelColumns a row) have room for whole tiles.
+template <class Operand>
+inline void multiply(const typename Operand::word* in, int64_t rows, const Weights& weights,
+                     const float* packed, const float* row_scale, float* sums, const Finish& finish) {
+  using word = typename Operand::word;
+  const int64_t words = words_of<Operand>(weights.inputs), stride = row_stride<Operand>(weights.inputs);
+  const int64_t all = padded_columns(weights.outputs);
+  const auto panel = [&](int64_t first, auto vectors) {
+    constexpr int vecs = vectors;
+    const float* const start = packed + all * words + first;
+    const word* const columns = reinterpret_cast<const word*>(packed) + first * words;
+    for (int64_t k = 0; k < words; k += Operand::kRun) {
+      const bool last = words - k <= Operand::kRun;
+      for (int64_t m = 0; m < rows; m += kTileRows) {
+        float* const so_far = sums + m * kPanelColumns;
+        run_of_tile<Operand, vecs>(in + m * stride + k, stride, columns + k * vecs * kLanes,
+                                   last ? words - k : Operand::kRun, k > 0 ? so_far : start,
+                                   k > 0 ? kPanelColumns : 0, so_far);
+        if (!last) continue;
+        results_of<Operand, vecs>(so_far, weights, first, row_scale + m);
+        const int tile_rows = static_cast<int>(rows - m < kTileRows ? rows - m : kTileRows);
+        finish(Tile{so_far, m, tile_rows, first, vecs, weights.outputs});
+      }
+    }
+  };
+  int64_t first = 0;
+  for (; first + kPanelColumns <= all; first += kPanelColumns) panel(first, Int<kTileVecs>{});
+  const int64_t rest = (all - first) / kLanes;
+  if constexpr (kTileVecs > 2) {
+    if (rest == 2) panel(first, Int<2>{});
+  }
+  if (rest == 1) panel(first, Int<1>{});
+}
+
+// Steps that finish a tile in place.
+
+template <class F>
+WX_INLINE void activate_with(const Tile& tile, const F& f) {
+  for (int r = 0; r < tile.rows; ++r) {
+    float* const row = tile.values + r * kPanelColumns;
+    if (tile.vecs == kTileVecs) {
+      unroll<kTileVecs>([&](auto n) WX_LAMBDA { store(row + n * kLanes, f(load(row + n * kLanes))); });
+    } else {
+      for (int n = 0; n < tile.vecs; ++n) store(row + n * kLanes, f(load(row + n * kLanes)));
+    }
+  }
+}
+
+inline void activate(const Tile& tile, Activation activation) {
+  if (activation == Activation::gelu) {
+    activate_with(tile, [](vec a) WX_LAMBDA { return gelu(a); });
+  } else if (activation == Activation::gelu_tanh) {
+    activate_with(tile, [](vec a) WX_LAMBDA { return gelu_tanh(a); });
+  }
+}
+
+// Of a whole matrix, of which the block begins at row `first`.
+inline void add(const Tile& tile, const void* residual, Dtype dtype, int64_t first, int64_t stride) {
+  with_dtype(dtype, [&](auto element) {
+    const auto* const from = static_cast<const decltype(element)*>(residual) + first * stride;
+    for_each_vec(tile, [&](float* p, int64_t row, int64_t column, Lanes lanes)
+                           WX_LAMBDA { store(p, load(p) + load(from + row * stride + column, lanes)); });
+  });
+}
+
+inline void write(const Tile& tile, void* out, Dtype dtype, int64_t first, int64_t stride) {
+  with_dtype(dtype, [&](auto element) {
+    auto* const to = static_cast<decltype(element)*>(out) + first * stride;
+    for_each_vec(tile, [&](float* p, int64_t row, int64_t column, Lanes lanes)
+                           WX_LAMBDA { store(to + row * stride + column, load(p), lanes); });
+  });
+}
+
+// In units of the scale, cut to what an int8 holds.
+WX_INLINE vec quantised(vec a, vec inverse) { return max(set1(-127.0f), min(set1(127.0f), a * inverse)); }
+
+WX_INLINE void write_int8(const Tile& tile, int8_t* out, int64_t stride, float inverse_scale) {
+  for_each_vec(tile, [&](float* p, int64_t row, int64_t column, Lanes lanes) WX_LAMBDA {
+    store_int8(out + row * stride + column, zero_nan(quantised(load(p), set1(inverse_scale))), lanes);
+  });
+}
+
+// Rows of the next product: whole vectors, what lies past the last column is 0.
+template <class Operand>
+WX_INLINE void write_rows(const Tile& tile, typename Operand::word* out, int64_t stride,
+                          float inverse_scale) {
+  for_each_vec(tile, [&](float* p, int64_t row, int64_t column, Lanes) WX_LAMBDA {
+    auto* const to = reinterpret_cast<typename Operand::element*>(out + row * stride) + column;
+    if constexpr (Operand::kQuantised) {
+      Operand::store_row(to, quantised(load(p), set1(inverse_scale)));
+    } else {
+      Operand::store_row(to, load(p));
+    }
+  });
+}
+
+}  // namespace wxkernels::WX_ISA

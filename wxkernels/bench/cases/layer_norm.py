@@ -1,0 +1,99 @@
+"""Layer norm over channels, in the dtype of its input and quantised to int8 rows."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wxkernels import ops
+from wxkernels.bench.case import Case, Size, compiled, implementations, on_backend
+from wxkernels.bench.engine import Call, Problem, Variant, Work
+from wxkernels.ops.layer_norm import OP, OP_INT8, reference
+
+EPS = 1e-6
+
+
+def backends(quantize: bool, device: torch.device) -> dict[str, str | None]:
+    probe = [torch.zeros(shape, device=device) for shape in ((1, 2), (2,), (2,))]
+    return {"eager": None, "compiled": None, **implementations(OP_INT8 if quantize else OP, *probe)}
+
+
+def problem(quantize: bool, size: Size, names: Sequence[str]) -> Problem:
+    rows, C = size.batch * size.shape[0], size.shape[1]
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = (torch.randn(C, generator=generator).to(size.device) for _ in range(2))
+
+    def x() -> Tensor:
+        return torch.randn(rows, C, generator=generator).to(size.device, size.dtype)
+
+    out = rows * (C + 4) if quantize else rows * C * size.dtype.itemsize
+    # Per element: mean, variance, scaling (8) and, in int8, the largest, the division, the rounding (3).
+    flops = (11.0 if quantize else 8.0) * rows * C
+    work = Work({torch.float32: flops}, rows * C * size.dtype.itemsize + out + weight.nbytes + bias.nbytes)
+    finish = _dequantised if quantize else _as_it_is
+    variants = []
+    for name in names:
+        if name in ("eager", "compiled"):
+            build = partial(_plain, quantize, compile=name == "compiled")
+            variants.append(Variant(name, build, work, "pytorch", finish))
+        else:
+            call = partial(ops.layer_norm, eps=EPS, quantize=quantize)
+            variants.append(Variant(name, partial(on_backend, name, call), work, "ours", finish))
+    op = "layer_norm_int8" if quantize else "layer_norm"
+    return Problem(
+        op=op,
+        shape=(rows, C),
+        dtype=size.dtype,
+        inputs=[[x(), weight, bias] for _ in range(2)],
+        exact=_exact,
+        variants=variants,
+        command=size.command(op),
+    )
+
+
+def _plain(quantize: bool, *, compile: bool) -> Call:
+    def run(x: Tensor, weight: Tensor, bias: Tensor) -> Any:
+        x = x.float() if quantize else x
+        y = F.layer_norm(x, weight.shape, weight.to(x.dtype), bias.to(x.dtype), EPS)
+        return _quantised(y) if quantize else y
+
+    layer = compiled(run) if compile else run
+    return lambda tensors: layer(*tensors)
+
+
+def _quantised(y: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 rows in plain PyTorch: what a dynamic quantisation composes."""
+    scale = y.abs().amax(-1) / 127
+    return (y / scale[..., None]).round().clamp(-127, 127).to(torch.int8), scale
+
+
+def _dequantised(result: Any, inputs: Sequence[Tensor]) -> Tensor:
+    q, scale = result
+    return q.float() * scale[..., None]
+
+
+def _exact(tensors: Sequence[Tensor]) -> Tensor:
+    x, weight, bias = (t.double() for t in tensors)
+    return reference.layer_norm(x, weight, bias, EPS)
+
+
+def _as_it_is(result: Any, inputs: Sequence[Tensor]) -> Tensor:
+    return result
+
+
+def _case(quantize: bool) -> Case:
+    return Case(
+        name="layer_norm_int8" if quantize else "layer_norm",
+        summary="layer norm quantised to int8 rows" if quantize else "layer norm in the dtype of its input",
+        axes="rows x C",
+        shapes={"fourcastnet": (16200, 768), "shallow-water": (512, 128)},
+        dtypes=(torch.float32, torch.bfloat16),
+        backends=partial(backends, quantize),
+        problem=partial(problem, quantize),
+    )
+
+
+CASE, CASE_INT8 = _case(False), _case(True)

@@ -1,0 +1,181 @@
+"""wxkernels quantize: a checkpoint in int8 or bfloat16, calibrated on states."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from wxkernels import backends, data
+from wxkernels.cli import inputs, one_line_errors, torch_device
+from wxkernels.errors import UserError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from wxkernels.forecast.case import Case
+    from wxkernels.models import WeatherModel
+    from wxkernels.quantization import Scheme
+
+
+@click.command("quantize")
+@click.argument("source", type=click.Path(path_type=Path), required=False)
+@inputs.model
+@inputs.random_weights
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The file. [MODEL-PRECISION.safetensors]"
+)
+@click.option("--overwrite", is_flag=True, help="Replace a file at --output.")
+@click.option(
+    "--precision", type=click.Choice(["int8", "bf16"]), default="int8", show_default=True,
+    help="int8: MLPs and positions, the rest bf16.",
+)  # fmt: skip
+@click.option(
+    "--states", type=click.IntRange(1), default=4, show_default=True, help="Times of SOURCE to calibrate on."
+)
+@click.option(
+    "--steps", type=click.IntRange(1), default=4, show_default=True,
+    help="Model steps that the error is measured over.",
+)  # fmt: skip
+@click.option(
+    "--budget",
+    type=click.FloatRange(0, min_open=True),
+    help="Error that is allowed, relative to the change in those steps. [0.013 in int8, 0.001 in bf16]",
+)
+@click.option(
+    "--keep", multiple=True, metavar="PATTERN=PRECISION",
+    help="Precision of layers, such as 'blocks.0.*=bf16'; repeatable, the first that fits counts.",
+)  # fmt: skip
+@inputs.machine
+@one_line_errors
+def command(source: Path | None, model: Path | None, **options: Any) -> None:
+    """Write a checkpoint in int8 or bfloat16, calibrated on states in SOURCE; `forecast -m` takes it.
+
+    SOURCE: a file of fields, or FourCastNet's tutorial folder (ccai_demo). Without arguments: the shipped
+    shallow-water model and its cases.
+    """
+    if options["threads"]:
+        torch.set_num_threads(options["threads"])
+    overrides = dict(_pattern(text) for text in options["keep"])
+    output = _output(options["output"], model, options)
+    case = inputs.case_of(source, model, options)
+    states = case.initial.expand_dims("time") if case.states is None else case.states
+    times = states.sizes["time"]
+    spread = np.linspace(0, times - 1, min(options["states"], times)).round().astype(int)
+    states = states.isel(time=spread)
+    console = Console(highlight=False)
+    with backends.use(options["backend"]) if options["backend"] else nullcontext():
+        scheme = convert(
+            case.model.to(torch_device(options["device"])),
+            states,
+            options["precision"],
+            name=str(source or case.initial.attrs.get("source", "")),
+            overrides=overrides,
+            budget=options["budget"],
+            steps=options["steps"],
+        )
+    case.model.save(output)
+    console.print(_table(scheme))
+    console.print(summary(scheme, states.sizes["time"]), soft_wrap=True)
+    console.print(f"written: {output}, {output.stat().st_size / 1e6:.1f} MB", soft_wrap=True)
+
+
+def quantize(case: Case, precision: str | None, device: torch.device, console: Console) -> None:
+    """Bring the model of a forecast to `precision`, calibrated on its initial state; None: as it is.
+
+    UserError: the checkpoint is in another precision than fp32 already.
+    """
+    model = case.model
+    if precision in (None, model.precision):
+        return
+    if model.precision != "fp32":
+        raise UserError(
+            f"{model.source}: is in {model.precision}, not {precision}; leave --precision away, or give the "
+            "checkpoint that it was made from"
+        )
+    assert precision is not None
+    console.print(f"calibrating {precision} on the initial state")
+    states = case.initial.expand_dims("time")
+    scheme = convert(model.to(device), states, precision, name=str(case.initial.attrs.get("source", "")))
+    console.print(summary(scheme, 1), soft_wrap=True)
+
+
+def convert(
+    model: WeatherModel, states: xr.DataArray, precision: str, *, name: str, **options: Any
+) -> Scheme:
+    """Quantise `model` in place on states (time, variable, lat, lon) of the data `name`, physical units.
+
+    options: overrides, budget and steps of WeatherModel.quantize. UserError: it cannot be done.
+    """
+    from wxkernels.forecast.ensemble import normalised
+
+    values = np.stack([normalised(model, states.isel(time=[i])).values for i in range(states.sizes["time"])])
+    provenance = {
+        "data": name,
+        "sha256": hashlib.sha256(np.ascontiguousarray(values).data).hexdigest(),  # of the normalised states
+        "times": [np.datetime_as_string(t, "m") for t in states["time"].values],
+        "states": len(values),
+        "checkpoint": model.source,
+        "checkpoint_sha256": model.sha256,
+    }
+    try:
+        return model.quantize(torch.from_numpy(values), precision, provenance=provenance, **options)
+    except ValueError as error:
+        raise UserError(f"{model.source}: cannot be quantised: {error}") from None
+
+
+def _pattern(text: str) -> tuple[str, str]:
+    pattern, equals, precision = text.rpartition("=")
+    if not equals or precision not in ("fp32", "bf16", "int8"):
+        raise UserError(f"--keep: expected PATTERN=fp32, =bf16 or =int8, got {text!r}")
+    return pattern, precision
+
+
+def _output(output: Path | None, model: Path | None, options: dict[str, Any]) -> Path:
+    """Where the file goes; UserError before the work where it cannot."""
+    if output is None:
+        stem = options["random_weights"] or (model or data.default_model_path()).stem
+        output = Path(f"{stem}-{options['precision']}.safetensors")
+    if not output.absolute().parent.is_dir():
+        raise UserError(f"{output}: there is no folder {output.parent}; make it or choose another path")
+    if output.exists() and not options["overwrite"]:
+        raise UserError(f"{output} exists; choose another path, or replace it with --overwrite")
+    return output
+
+
+def _table(scheme: Scheme) -> Table:
+    table = Table("layer", "precision")
+    for name in ("SmoothQuant", "error", "before", "after (MB)"):
+        table.add_column(name, justify="right")
+    for name, layer in scheme.layers.items():
+        table.add_row(
+            name,
+            layer.precision,
+            f"{layer.smooth:g}" if layer.smooth else "",
+            f"{layer.error:.2%}" if layer.error else "",
+            *(f"{size / 1e6:.3g}" for size in (layer.size_before, layer.size_after)),
+        )
+    return table
+
+
+def summary(scheme: Scheme, states: int) -> str:
+    """What became of the network, in a line."""
+    counts = Counter(layer.precision for layer in scheme.layers.values())
+    kept: dict[str, list[str]] = {}
+    for name, precision in scheme.kept.items():
+        kept.setdefault(precision, []).append(name)
+    parts = [
+        f"{', '.join(f'{count} layers in {precision}' for precision, count in counts.items())}",
+        f"error {scheme.error or 0:.2%} of the change (budget {scheme.budget or 0:.2%}, states: {states})",
+        f"{scheme.size_before / 1e6:.1f} MB -> {scheme.size_after / 1e6:.1f} MB, {scheme.saved:.0%} less",
+        *(f"kept in {precision}: {', '.join(names)}" for precision, names in kept.items()),
+    ]
+    return "; ".join(parts)

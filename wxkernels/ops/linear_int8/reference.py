@@ -1,0 +1,72 @@
+"""The specification of the int8 linear layer in plain PyTorch. Every other backend is held to it."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wxkernels.ops._reference import ACTIVATIONS
+from wxkernels.ops.quantize_rows.reference import quantize_rows, to_int8
+
+#: Terms of a product whose sum is exact in float32: 1024 * 128 * 128 = 2^24.
+EXACT_TERMS = 1024
+
+
+def unavailable() -> str | None:
+    return None
+
+
+def unsupported(
+    x: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    x_scale: Tensor | None,
+    residual: Tensor | None,
+    out_scale: Tensor | None,
+) -> str | None:
+    return None
+
+
+def linear_int8(
+    x: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    x_scale: Tensor | None,
+    residual: Tensor | None,
+    out_scale: Tensor | None,
+    activation: str,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    """y = act(x_scale * weight_scale * (x @ weight.T) + bias) + residual; the product is exact in integers.
+
+    Floating x (..., K) is cut to int8 by `quantize_rows` first, which gives its x_scale. With out_scale and
+    out_dtype int8 the result is clamp(round_half_even(y / out_scale), -127, 127), and 0 where y is NaN. The
+    epilogue runs in float32, or in float64 where x, residual or the result has it.
+    """
+    dtypes = (x.dtype, out_dtype, None if residual is None else residual.dtype)
+    dtype = torch.float64 if torch.float64 in dtypes else torch.float32
+    if x_scale is None:
+        x, x_scale = quantize_rows(x)
+    if x_scale.dim() > 0:
+        x_scale = x_scale.unsqueeze(-1)
+    y = product(x, weight).to(dtype) * (x_scale.to(dtype) * weight_scale.to(dtype))
+    if bias is not None:
+        y = y + bias.to(dtype)
+    y = ACTIVATIONS[activation](y)
+    if residual is not None:
+        y = y + residual.to(dtype)
+    if out_scale is not None:
+        return to_int8(y / out_scale.to(dtype)).contiguous()
+    return y.to(out_dtype).contiguous()
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """x @ weight.T as int32, exact: x (..., K), weight (N, K), int8, K <= 131072.
+
+    Integers of eight bits are exact in every floating dtype, and their sums in float32 up to EXACT_TERMS.
+    """
+    total = torch.zeros(*x.shape[:-1], len(weight), dtype=torch.int32, device=x.device)
+    for a, b in zip(x.split(EXACT_TERMS, -1), weight.split(EXACT_TERMS, -1), strict=True):
+        total += F.linear(a.float(), b.float()).to(torch.int32)
+    return total

@@ -1,0 +1,123 @@
+"""Triton backend of the int8 linear layer (CUDA, ROCm): one launch, two where x has to be cut to int8 first.
+
+The product runs on the integer matrix units (mma, wgmma, mfma) with int32 sums, which are exact in any order;
+the epilogue works number by number. So neither the tiles nor the other rows of a call change a result.
+Weights are (N, K), contiguous over K, as these units want both operands.
+
+Held to the reference in Triton's interpreter and compiled ahead of time by ci/aot.py; not run on a GPU.
+"""
+
+import torch
+from torch import Tensor
+
+from wxkernels import _native
+from wxkernels.ops import _triton
+from wxkernels.ops.quantize_rows import triton as rows
+
+unavailable = _triton.unavailable
+
+
+class Tiles(_triton.Tiles):
+    """Chosen with ci/aot.py, not by timing: no spills on any target, and for fc1 of FourCastNet at most 128
+    registers on sm_80 and sm_90: an SM takes two programs, one multiplies while the other is in its epilogue.
+    """
+
+    @classmethod
+    def of(cls, target: _triton.Target, M: int, N: int) -> "Tiles":
+        """128 x 128 where that makes enough programs for a GPU of 128 SMs, else 64 x 64.
+
+        Rows of an N that is no multiple of 16 are read and written number by number, which costs registers.
+        """
+        large = N % 16 == 0 and -(-M // 128) * -(-N // 128) >= 128
+        block, num_warps = (128, 8) if large else (64, 4)
+        sizes = {"BLOCK_M": block, "BLOCK_N": block, "BLOCK_K": 64}
+        return cls(sizes, num_warps, 4 if target.backend == "cuda" else 2)
+
+
+def unsupported(
+    x: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    x_scale: Tensor | None,
+    residual: Tensor | None,
+    out_scale: Tensor | None,
+) -> str | None:
+    M, N = x.numel() // x.shape[-1], len(weight)
+    if M > rows.MAX_ROWS or N > _triton.MAX_STRIDE:
+        return f"at {M} rows of x and {N} of weight an offset passes 32 bits"
+    if x.dtype != torch.int8 and (reason := rows.unsupported(x)):
+        return reason
+    return _triton.unsupported(residual=residual) or _triton.unsupported_device(x)
+
+
+def linear_int8(
+    x: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    x_scale: Tensor | None,
+    residual: Tensor | None,
+    out_scale: Tensor | None,
+    activation: str,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    """`reference.linear_int8` on a GPU, or with TRITON_INTERPRET=1, for tests, on a CPU."""
+    y = torch.empty(*x.shape[:-1], len(weight), dtype=out_dtype, device=x.device)
+    if y.numel() == 0:
+        return y
+    if x_scale is None:
+        x, x_scale = rows.quantize_rows(x)
+    target = _triton.Target.of(x.device)
+    _triton.run(
+        [launch(x, weight, weight_scale, bias, x_scale, residual, out_scale, y, activation, target)], x.device
+    )
+    return y
+
+
+def launch(
+    x: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    x_scale: Tensor,
+    residual: Tensor | None,
+    out_scale: Tensor | None,
+    y: Tensor,
+    activation: str,
+    target: _triton.Target,
+) -> _triton.Launch:
+    """The launch that writes y, contiguous, from int8 x."""
+    x, weight = _pieces(_triton.rows(x)), _pieces(weight.contiguous())
+    residual = None if residual is None else _triton.rows(residual)
+    (M, K), N = x.shape, len(weight)
+    tiles = Tiles.of(target, M, N)
+    arguments = {
+        "x": x,
+        "x_scale": _native.float32(x_scale),
+        "weight": weight,
+        "weight_scale": _native.float32(weight_scale),
+        "bias": _native.float32(bias),
+        "residual": residual,
+        "out_scale": _native.float32(out_scale),
+        "y": y,
+        "M": M,
+        "N": N,
+        "K": K,
+        "x_stride": x.stride(0),
+        "x_scale_stride": 0 if x_scale.dim() == 0 else 1,
+        "r_stride": 0 if residual is None else residual.stride(0),
+    }
+    programs = tiles.count(BLOCK_M=M, BLOCK_N=N)
+    constants = {"ACTIVATION": activation}
+    return _triton.Launch("linear_int8", "linear_int8", programs, arguments, constants, tiles)
+
+
+def _pieces(x: Tensor) -> Tensor:
+    """x (rows, K) int8 with each row in whole 16-byte pieces, as fast loads want them.
+
+    Zeros behind K add nothing to a product. A copy, where K, the stride or the address is not a multiple.
+    """
+    if x.shape[1] % 16 or x.stride(0) % 16 or x.data_ptr() % 16:
+        return torch.nn.functional.pad(x, (0, -x.shape[1] % 16))
+    return x

@@ -1,0 +1,60 @@
+"""The specification of the MLP of a block in plain PyTorch. Every other backend is held to it."""
+
+import torch
+from torch import Tensor
+
+from wxkernels.ops._reference import ACTIVATIONS, linear
+from wxkernels.ops.layer_norm.reference import layer_norm_int8, normalized
+from wxkernels.ops.linear_int8.reference import linear_int8
+
+
+def unavailable() -> str | None:
+    return None
+
+
+def unsupported(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor | None,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor | None,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor | None,
+    fc1_scale: Tensor | None,
+    fc2_scale: Tensor | None,
+    hidden_scale: Tensor | None,
+) -> str | None:
+    return None
+
+
+def mlp(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor | None,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor | None,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor | None,
+    fc1_scale: Tensor | None,
+    fc2_scale: Tensor | None,
+    hidden_scale: Tensor | None,
+    eps: float,
+    activation: str,
+) -> Tensor:
+    """y = x + fc2(act(fc1(LN(x)))), its products in the dtype of the weights, all else in that of sums.
+
+    bfloat16 weights: LN(x) and the hidden layer are rounded to bfloat16. int8 weights: the rows of LN(x) are
+    quantised (`layer_norm_int8`), the hidden layer is clamp(round_half_even(act / hidden_scale), -127, 127).
+    A row of x with a NaN or an infinity gives a row of NaN. Differentiable with floating weights.
+    """
+    if fc1_scale is None or fc2_scale is None or hidden_scale is None:
+        n = normalized(x, norm_weight, norm_bias, eps)
+        hidden = ACTIVATIONS[activation](linear(n, fc1_weight, fc1_bias))
+        return (x + linear(hidden, fc2_weight, fc2_bias)).to(x.dtype).contiguous()
+    q, scale = layer_norm_int8(x, norm_weight, norm_bias, eps)
+    hidden = linear_int8(
+        q, fc1_weight, fc1_scale, fc1_bias, scale, None, hidden_scale, activation, torch.int8
+    )
+    # int8 holds no NaN: the rows' scales carry it over the hidden layer.
+    scale = torch.where(scale.isnan(), scale, hidden_scale)
+    return linear_int8(hidden, fc2_weight, fc2_scale, fc2_bias, scale, x, None, "none", x.dtype)

@@ -1,0 +1,146 @@
+"""Which layer gets which precision: the search against a budget of error."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wxkernels.quantization.conversion import blocks_of, layer_names
+from wxkernels.quantization.measurement import Measurement, nbytes
+from wxkernels.quantization.scheme import PRECISIONS, Scheme, asked, kind
+
+log = logging.getLogger("wxkernels")
+
+#: Of the network's error: so that the shipped forecast keeps its skill (docs/precision.md).
+BUDGETS = {"bf16": 0.001, "int8": 0.013}
+
+
+@torch.no_grad()
+def calibrate(
+    network: nn.Module,
+    states: Sequence[Tensor],
+    *,
+    precision: str,
+    overrides: Mapping[str, str] | None = None,
+    budget: float | None = None,
+    steps: int = 1,
+    persistent: int | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Scheme:
+    """The scheme in which a step of `network` differs from what it is by no more than `budget`.
+
+    error = RMS(f_q(x) - f(x)) / RMS(f(x) - x) over all states, where x counts for the first `persistent`
+    channels: by default all if f has as many outputs as inputs, else none. With steps > 1 each f runs so many
+    steps on its own, and of the errors after the first and the last step the larger counts: one that is
+    always the same grows with the steps, one that is random falls behind the change.
+    Every layer starts at `precision` ("fp32", "bf16"; "int8": MLPs and positions, the rest bf16), or at that
+    of the first pattern in `overrides` that fits its name, such as {"blocks.0.*": "bf16"}, which it keeps.
+    While the error is above the budget (by default BUDGETS), the layers with the largest errors of their
+    own move to the next finer precision. The strength of SmoothQuant and the clip of the hidden
+    layer are, for each int8 MLP, those of the smallest error.
+
+    network: ours or another package's, floating, with AFNO blocks (`convert_block`); it is left as it is.
+    states: normalised inputs (B, C, H, W), a few; without any nothing is measured, and int8 MLPs are refused.
+    provenance: kept in the scheme. Raises ValueError for a network without blocks, or whose results are not
+    finite, states that are not finite, steps where results are no inputs, unknown precisions and patterns
+    that fit no layer.
+    """
+    names = layer_names(network)
+    if not blocks_of(network):
+        raise ValueError(f"network: expected AFNO blocks, found none in {type(network).__name__}")
+    choice, fixed = _start(names, precision, overrides or {})
+    for x in states:
+        if x.dim() != 4 or not x.is_floating_point() or not x.isfinite().all():
+            raise ValueError(f"states: expected finite numbers (B, C, H, W), got {x.dtype} {tuple(x.shape)}")
+    if not len(states) and any(kind(name) == "mlp" and choice[name] == "int8" for name in names):
+        raise ValueError("states: expected at least one to calibrate int8 on, got none")
+    measured = Measurement(network, states, steps=steps, persistent=persistent)
+    budget = BUDGETS.get(precision) if budget is None else budget
+    error = None
+    if len(states):
+        choice, error = _search(measured, choice, fixed, budget)
+    layers = {name: measured.layer(name, choice[name]) for name in names}
+    before = nbytes(network)
+    return Scheme(
+        precision=precision,
+        layers=layers,
+        budget=budget,
+        error=error,
+        size_before=before,
+        size_after=before + sum(layer.size_after - layer.size_before for layer in layers.values()),
+        calibration=dict(provenance or {}),
+    )
+
+
+def _start(
+    names: Sequence[str], precision: str, overrides: Mapping[str, str]
+) -> tuple[dict[str, str], frozenset[str]]:
+    """The precision of each layer to begin with, and the layers for which a pattern has decided it."""
+    for what, value in (("precision", precision), *((f"overrides[{p!r}]", v) for p, v in overrides.items())):
+        if value not in PRECISIONS:
+            raise ValueError(f"{what}: expected one of {', '.join(PRECISIONS)}, got {value!r}")
+    for pattern in overrides:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(f"overrides: {pattern!r} fits none of the layers {', '.join(names)}")
+    patterns = {name: next((p for p in overrides if fnmatchcase(name, p)), None) for name in names}
+    choice = {n: asked(n, precision if p is None else overrides[p]) for n, p in patterns.items()}
+    return choice, frozenset(name for name, pattern in patterns.items() if pattern is not None)
+
+
+def _search(
+    measured: Measurement, choice: dict[str, str], fixed: frozenset[str], budget: float | None
+) -> tuple[dict[str, str], float]:
+    """A choice within the budget, and its error.
+
+    The squares of the layers' errors add up to that of the network, once `_weigh` has set the kinds of layers
+    against each other. So many of the worst layers move as the budget takes; then it is measured again.
+    """
+    errors = measured.errors(choice)
+    if budget is None or max(errors) <= budget:
+        return choice, max(errors)
+    weights = _weigh(measured, choice)
+
+    def square(name: str) -> float:
+        return weights.get(kind(name), 1.0) * (measured.layer(name, choice[name]).error or 0.0) ** 2
+
+    choice = dict(choice)
+    while True:
+        error = max(errors)
+        movable = {name for name in choice if name not in fixed and choice[name] != "fp32"}
+        log.info("quantization: error %.5f, budget %.5f", error, budget)
+        if error <= budget or not movable:
+            return choice, error
+        squares = {name: square(name) for name in choice}
+        goal = sum(squares.values()) * (budget / error) ** 2
+        moved = False
+        while movable and (not moved or sum(squares.values()) > goal):
+            worst = max(sorted(movable), key=squares.__getitem__)
+            choice[worst] = PRECISIONS[PRECISIONS.index(choice[worst]) - 1]
+            squares[worst] = square(worst)
+            moved = True
+            if choice[worst] == "fp32":
+                movable.remove(worst)
+        errors = measured.errors(choice)
+
+
+def _weigh(measured: Measurement, choice: dict[str, str]) -> dict[str, float]:
+    """By how much the network's error is larger, squared, than those of its layers of each kind.
+
+    The layers' own know nothing of what later layers and steps make of them. Blocks are measured alone, then
+    with each of the layers around them, which are one of a kind.
+    """
+    around = [name for name in choice if kind(name) not in ("mlp", "filter") and choice[name] != "fp32"]
+    inner = choice | dict.fromkeys(around, "fp32")
+    squares = {"mlp": max(measured.errors(inner)) ** 2}
+    names = {"mlp": [name for name in choice if name not in around]}
+    for name in around:
+        squares[kind(name)] = max(measured.errors(inner | {name: choice[name]})) ** 2 - squares["mlp"]
+        names[kind(name)] = [name]
+    weights = {}
+    for part, square in squares.items():
+        own = sum((measured.layer(name, choice[name]).error or 0.0) ** 2 for name in names[part])
+        weights[part] = max(square / own, 1.0) if own > 0 else 1.0  # 1: it is lost beside the blocks
+    return weights | {"filter": weights["mlp"]}

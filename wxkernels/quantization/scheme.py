@@ -1,0 +1,135 @@
+"""The record of which layer of a network is in which precision, and why."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from torch import Tensor
+
+#: From the finest to the coarsest.
+PRECISIONS = ("fp32", "bf16", "int8")
+
+
+@dataclass(frozen=True)
+class LayerScheme:
+    """One layer: "fp32" leaves it as it is, "bf16" and "int8" round its weights and what they multiply.
+
+    An MLP's norm n = LN(x) becomes n' = (n - shift) / scale, of which fc1 takes the inverse into its weights
+    and bias: shift (C,) is the mean of n, scale (C,) is SmoothQuant's max|n - shift|^a / max|W|^(1 - a) with
+    a = smooth, and 1 for a = 0. hidden_scale: that of the int8 hidden layer. error: its estimated part in the
+    network's error. Sizes in bytes. The vectors are not in `to_dict`: a converted network has them in its
+    weights. Sources: Xiao et al. 2023 (arXiv 2211.10438), Wei et al. 2023 (arXiv 2304.09145) for the shift.
+    """
+
+    precision: str
+    smooth: float = 0.0
+    hidden_scale: float | None = None
+    error: float | None = None
+    size_before: int = 0
+    size_after: int = 0
+    shift: Tensor | None = field(default=None, repr=False, compare=False)
+    scale: Tensor | None = field(default=None, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        names = ("precision", "smooth", "hidden_scale", "error", "size_before", "size_after")
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Raises ValueError, KeyError or TypeError for a damaged dict."""
+        found = cls(
+            precision=_precision(values["precision"]),
+            smooth=_number("smooth", values["smooth"]),
+            hidden_scale=_optional("hidden_scale", values["hidden_scale"]),
+            error=_optional("error", values["error"]),
+            size_before=int(_number("size_before", values["size_before"])),
+            size_after=int(_number("size_after", values["size_after"])),
+        )
+        if found.hidden_scale is not None and not found.hidden_scale > 0:
+            raise ValueError(f"hidden_scale: expected > 0, got {found.hidden_scale}")
+        return found
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """All layers of a network by name, such as "blocks.3.mlp", and what was asked for and measured.
+
+    precision: what was asked for. budget, error: the network's (`calibrate`), None where not measured.
+    Sizes: of all weights, in bytes. calibration: where the states came from.
+    """
+
+    precision: str
+    layers: dict[str, LayerScheme]
+    budget: float | None = None
+    error: float | None = None
+    size_before: int = 0
+    size_after: int = 0
+    calibration: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values that `from_dict` reads back."""
+        names = ("precision", "budget", "error", "size_before", "size_after", "calibration")
+        layers = {name: layer.to_dict() for name, layer in self.layers.items()}
+        return {name: getattr(self, name) for name in names} | {"layers": layers}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Raises ValueError, KeyError or TypeError for a damaged dict."""
+        return cls(
+            precision=_precision(values["precision"]),
+            layers={name: LayerScheme.from_dict(layer) for name, layer in dict(values["layers"]).items()},
+            budget=_optional("budget", values["budget"]),
+            error=_optional("error", values["error"]),
+            size_before=int(_number("size_before", values["size_before"])),
+            size_after=int(_number("size_after", values["size_after"])),
+            calibration=dict(values["calibration"]),
+        )
+
+    @property
+    def saved(self) -> float:
+        """The share of the size that is saved, 0 to 1."""
+        return 1 - self.size_after / self.size_before if self.size_before else 0.0
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """Layers whose precision is finer than what the network was asked for gives them, by name."""
+        finer = {name: asked(name, self.precision) for name in self.layers}
+        return {
+            name: layer.precision
+            for name, layer in self.layers.items()
+            if PRECISIONS.index(layer.precision) < PRECISIONS.index(finer[name])
+        }
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that change with any choice in it (not with errors or provenance)."""
+        choices = [(n, s.precision, s.smooth, s.hidden_scale) for n, s in self.layers.items()]
+        return hashlib.sha256(json.dumps(choices).encode()).hexdigest()[:16]
+
+
+def kind(name: str) -> str:
+    """mlp, filter, patch_embed, pos_embed or head."""
+    return name.rpartition(".")[2]
+
+
+def asked(name: str, precision: str) -> str:
+    """The precision of layer `name` where the network's is `precision`: int8 is for MLPs and positions."""
+    return "bf16" if precision == "int8" and kind(name) not in ("mlp", "pos_embed") else precision
+
+
+def _precision(value: Any) -> str:
+    if value not in PRECISIONS:
+        raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {value!r}")
+    return value
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name}: expected a finite number, got {value!r}")
+    return value
+
+
+def _optional(name: str, value: Any) -> float | None:
+    return None if value is None else _number(name, value)
