@@ -9,6 +9,7 @@
 #include "wxkernels/cpu.h"
 #include "wxkernels/layer_norm.h"
 #include "wxkernels/linear_int8.h"
+#include "wxkernels/linear_int8_cuda.h"
 #include "wxkernels/mlp.h"
 #include "wxkernels/patch.h"
 #include "wxkernels/spectral_filter.h"
@@ -224,9 +225,44 @@ py::dict build_info() {
   info["version"] = WX_VERSION;
   info["compiler"] = WX_COMPILER;
   info["isas"] = wxkernels::built_isas();
-  info["cuda"] = *WX_CUDA ? py::object(py::str(WX_CUDA)) : py::none();
+#ifdef WX_CUDA
+  info["cuda"] = WX_CUDA;
+  info["cuda_architectures"] = WX_CUDA_ARCHITECTURES;
+  info["cutlass"] = WX_CUTLASS;
+#else
+  info["cuda"] = py::none();
+  info["cuda_missing"] = WX_CUDA_MISSING;
+#endif
   return info;
 }
+
+#ifdef WX_CUDA
+
+void linear_int8_cuda(std::uintptr_t x, std::uintptr_t x_scale, int64_t x_scale_stride, int64_t M, int64_t N,
+                      int64_t K, int64_t row_stride, std::uintptr_t weight, std::uintptr_t weight_scale,
+                      std::uintptr_t bias, const std::string& activation, std::uintptr_t residual,
+                      const std::string& residual_dtype, int64_t residual_stride, std::uintptr_t out,
+                      const std::string& out_dtype, std::uintptr_t out_scale, int device,
+                      std::uintptr_t stream) {
+  wxkernels::LinearInt8Cuda op;
+  op.x = pointer<const int8_t>(x);
+  op.rows = M;
+  op.row_stride = row_stride;
+  op.x_scale = pointer<const float>(x_scale);
+  op.x_scale_stride = x_scale_stride;
+  op.weights = weights_of(weight, "int8", N, K, weight_scale, bias);
+  op.activation = activation_of(activation);
+  op.residual = pointer<const void>(residual);
+  op.residual_dtype = dtype_of(residual_dtype);
+  op.residual_stride = residual_stride;
+  op.out = pointer<void>(out);
+  op.out_dtype = dtype_of(out_dtype);
+  op.out_scale = pointer<const float>(out_scale);
+  const py::gil_scoped_release release;
+  wxkernels::linear_int8_cuda(op, device, pointer<void>(stream));
+}
+
+#endif
 
 }  // namespace
 
@@ -261,5 +297,17 @@ PYBIND11_MODULE(_core, m) {
   m.def("set_isa", &wxkernels::set_isa, py::arg("name"), "ValueError where it does not run here.");
   m.def("isas", &wxkernels::runnable_isas, "Instruction sets that were built and run here, lowest first.");
   m.def("peak_flops", &peak_flops, py::arg("threads"), "FLOP/s on registers alone, by dtype.");
-  m.def("build_info", &build_info, "What was built: version, compiler, isas, cuda (None without).");
+  m.def("build_info", &build_info,
+        "What was built: version, compiler, isas; cuda (nvcc's version), cuda_architectures, cutlass, or "
+        "cuda None and "
+        "cuda_missing, the reason.");
+#ifdef WX_CUDA
+  m.def("linear_int8_cuda", &linear_int8_cuda, py::arg("x"), py::arg("x_scale"), py::arg("x_scale_stride"),
+        py::arg("M"), py::arg("N"), py::arg("K"), py::arg("row_stride"), py::arg("weight"),
+        py::arg("weight_scale"), py::arg("bias"), py::arg("activation"), py::arg("residual"),
+        py::arg("residual_dtype"), py::arg("residual_stride"), py::arg("out"), py::arg("out_dtype"),
+        py::arg("out_scale"), py::arg("device"), py::arg("stream"));
+  m.def("cuda_refusal", &wxkernels::cuda_refusal, py::arg("device"),
+        "Why the CUDA kernels of this build do not run on a device; empty where they do.");
+#endif
 }

@@ -6,12 +6,12 @@ from torch import Tensor
 from wxkernels import backends
 from wxkernels.ops import _checks
 from wxkernels.ops._registration import register
-from wxkernels.ops.linear_int8 import native, reference, triton
+from wxkernels.ops.linear_int8 import cuda, native, reference, triton
 
 #: Products of at most this many terms fit int32: 131072 * 127 * 127 < 2^31.
 MAX_K = 131072
 
-OP = backends.Op("linear_int8", {"native": native, "triton": triton, "reference": reference})
+OP = backends.Op("linear_int8", {"native": native, "cuda": cuda, "triton": triton, "reference": reference})
 
 
 def linear_int8(
