@@ -81,28 +81,29 @@ def linear_int8(
         F.pad(t, (0, -K % 16)) if K % 16 else _aligned(t) for t in (_native.rows(x), weight.contiguous())
     )
     residual_rows = None if residual is None else _aligned(_native.rows(residual))
-    weight_scale, bias, x_scale, out_scale = (
+    scales = [
         None if t is None else _aligned(t.to(torch.float32).contiguous())
         for t in (weight_scale, bias, x_scale, out_scale)
-    )
+    ]
+    weight_scales, biases, x_scales, out_scales = map(_native.address, scales)
     _native.core.linear_int8_cuda(
         x=rows.data_ptr(),
-        x_scale=_native.address(x_scale),
-        x_scale_stride=0 if x_scale is None or x_scale.dim() == 0 else 1,
+        x_scale=x_scales,
+        x_scale_stride=0 if x_scale.dim() == 0 else 1,
         M=rows.shape[0],
         N=N,
         K=weight.shape[1],
         row_stride=rows.stride(0),
         weight=weight.data_ptr(),
-        weight_scale=_native.address(weight_scale),
-        bias=_native.address(bias),
+        weight_scale=weight_scales,
+        bias=biases,
         activation=activation,
         residual=_native.address(residual_rows),
         residual_dtype="float32" if residual is None else DTYPES[residual.dtype],
         residual_stride=0 if residual_rows is None else residual_rows.stride(0),
         out=out.data_ptr(),
         out_dtype=DTYPES[out_dtype],
-        out_scale=_native.address(out_scale),
+        out_scale=out_scales,
         device=x.device.index,
         stream=torch.cuda.current_stream(x.device).cuda_stream,
     )
