@@ -295,7 +295,7 @@ def test_a_tampered_block_and_network_fail_the_probe(host, network, monkeypatch)
         assert [name for name, *_ in report.replaced] == ["blocks.0.filter", "blocks.1.filter"]
 
 
-def test_layers_of_other_networks_and_ours(host):
+def test_our_own_network_is_left_alone():
     from wxkernels.models.afno import AFNONet
 
     ours = AFNONet(img_size=(16, 32), embed_dim=16, depth=1, num_blocks=2)
