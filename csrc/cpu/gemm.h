@@ -117,7 +117,7 @@ struct Bfloat16 : Float32 {
 #if defined(__AVX512VNNI__)
 
 // The instruction multiplies unsigned rows by signed weights: rows are stored as q + 128, and the sums start
-// at -128 times the sum of a column's weights.
+// at -128 (and what rows are offset by) times the sum of a column's weights.
 struct Int8 {
   using word = uint32_t;
   using element = uint8_t;
@@ -287,11 +287,12 @@ inline void pack_panel_of(const Weights& w, int64_t panel, float* packed) {
         to[k * width + n] = inside && i < w.inputs ? Operand::pack(column + i, w.inputs - i) : word{};
       }
       if constexpr (Operand::kQuantised) {
-        if (Operand::kOffset != 0 && inside) {
+        const int32_t offset = Operand::kOffset + w.row_offset;
+        if (offset != 0 && inside) {
           const int64_t last = stop * Operand::kDepth < w.inputs ? stop * Operand::kDepth : w.inputs;
           int32_t total = 0;
           for (int64_t i = k0 * Operand::kDepth; i < last; ++i) total += column[i];
-          start[n] -= Operand::kOffset * total;
+          start[n] -= offset * total;
         }
       }
     }
@@ -490,23 +491,26 @@ inline void write(const Tile& tile, void* out, Dtype dtype, int64_t first, int64
   });
 }
 
-// In units of the scale, cut to what an int8 holds.
-WX_INLINE vec quantised(vec a, vec inverse) { return max(set1(-127.0f), min(set1(127.0f), a * inverse)); }
+// In units of the scale from the offset, cut to what an int8 holds.
+WX_INLINE vec quantised(vec a, vec inverse, vec offset) {
+  return max(set1(-127.0f), min(set1(127.0f), fma(a, inverse, offset)));
+}
 
 WX_INLINE void write_int8(const Tile& tile, int8_t* out, int64_t stride, float inverse_scale) {
   for_each_vec(tile, [&](float* p, int64_t row, int64_t column, Lanes lanes) WX_LAMBDA {
-    store_int8(out + row * stride + column, zero_nan(quantised(load(p), set1(inverse_scale))), lanes);
+    store_int8(out + row * stride + column, zero_nan(quantised(load(p), set1(inverse_scale), set1(0.0f))),
+               lanes);
   });
 }
 
-// Rows of the next product: whole vectors, what lies past the last column is 0.
+// Rows of the next product: whole vectors; what lies past the last column meets weights of 0.
 template <class Operand>
-WX_INLINE void write_rows(const Tile& tile, typename Operand::word* out, int64_t stride,
-                          float inverse_scale) {
+WX_INLINE void write_rows(const Tile& tile, typename Operand::word* out, int64_t stride, float inverse_scale,
+                          float offset) {
   for_each_vec(tile, [&](float* p, int64_t row, int64_t column, Lanes) WX_LAMBDA {
     auto* const to = reinterpret_cast<typename Operand::element*>(out + row * stride) + column;
     if constexpr (Operand::kQuantised) {
-      Operand::store_row(to, quantised(load(p), set1(inverse_scale)));
+      Operand::store_row(to, quantised(load(p), set1(inverse_scale), set1(offset)));
     } else {
       Operand::store_row(to, load(p));
     }

@@ -110,7 +110,8 @@ inline void mlp_rows(const Mlp& op, const float* packed1, const float* packed2, 
     }
     const auto finish1 = [&](const Tile& tile) {
       activate(tile, op.activation);
-      write_rows<Operand>(tile, hidden, hidden_stride, 1 / op.hidden_scale);
+      write_rows<Operand>(tile, hidden, hidden_stride, 1 / op.hidden_scale,
+                          static_cast<float>(op.fc2.row_offset));
     };
     multiply<Operand>(in, rows, op.fc1, packed1, space.product.scales, space.sums, finish1);
     const auto finish2 = [&](const Tile& tile) {
