@@ -156,7 +156,8 @@ void mlp(std::uintptr_t x, std::uintptr_t out, const std::string& dtype, int64_t
          int64_t hidden, int64_t row_stride, std::uintptr_t norm_weight, std::uintptr_t norm_bias, float eps,
          const std::string& weight_dtype, std::uintptr_t fc1_weight, std::uintptr_t fc1_scale,
          std::uintptr_t fc1_bias, std::uintptr_t fc2_weight, std::uintptr_t fc2_scale,
-         std::uintptr_t fc2_bias, float hidden_scale, const std::string& activation, int threads) {
+         std::uintptr_t fc2_bias, float hidden_scale, int32_t hidden_offset, const std::string& activation,
+         int threads) {
   wxkernels::Mlp op;
   op.x = pointer<const void>(x);
   op.out = pointer<void>(out);
@@ -168,6 +169,7 @@ void mlp(std::uintptr_t x, std::uintptr_t out, const std::string& dtype, int64_t
   op.eps = eps;
   op.fc1 = weights_of(fc1_weight, weight_dtype, hidden, channels, fc1_scale, fc1_bias);
   op.fc2 = weights_of(fc2_weight, weight_dtype, channels, hidden, fc2_scale, fc2_bias);
+  op.fc2.row_offset = hidden_offset;
   op.hidden_scale = hidden_scale;
   op.activation = activation_of(activation);
   const py::gil_scoped_release release;
@@ -286,7 +288,7 @@ PYBIND11_MODULE(_core, m) {
         py::arg("hidden"), py::arg("row_stride"), py::arg("norm_weight"), py::arg("norm_bias"),
         py::arg("eps"), py::arg("weight_dtype"), py::arg("fc1_weight"), py::arg("fc1_scale"),
         py::arg("fc1_bias"), py::arg("fc2_weight"), py::arg("fc2_scale"), py::arg("fc2_bias"),
-        py::arg("hidden_scale"), py::arg("activation"), py::arg("threads"));
+        py::arg("hidden_scale"), py::arg("hidden_offset"), py::arg("activation"), py::arg("threads"));
   m.def("patch_embed", &patch_embed, py::arg("x"), py::arg("out"), py::arg("dtype"), py::arg("shape"),
         py::arg("patch"), py::arg("dim"), py::arg("weight_dtype"), py::arg("weight"), py::arg("bias"),
         py::arg("pos"), py::arg("pos_dtype"), py::arg("pos_scale"), py::arg("threads"));

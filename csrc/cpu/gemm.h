@@ -117,7 +117,7 @@ struct Bfloat16 : Float32 {
 #if defined(__AVX512VNNI__)
 
 // The instruction multiplies unsigned rows by signed weights: rows are stored as q + 128, and the sums start
-// at -128 times the sum of a column's weights.
+// at -128 (and what rows are offset by) times the sum of a column's weights.
 struct Int8 {
   using word = uint32_t;
   using element = uint8_t;
@@ -132,8 +132,6 @@ struct Int8 {
   WX_INLINE static sum weights(const word* p) { return *reinterpret_cast<const sum*>(p); }
   // Not _mm512_dpbusd_epi32: GCC 12 copies the sum before and after each one, and spills: half the speed.
   WX_INLINE static void step(sum& s, sum a, sum w) { asm("vpdpbusd %2, %1, %0" : "+v"(s) : "v"(a), "v"(w)); }
-  // What a sum starts from, given the sum of the column's weights.
-  WX_INLINE static sum start(sum total) { return total * -kOffset; }
   WX_INLINE static sum load_sum(const void* p) { return *static_cast<const sum*>(p); }
   WX_INLINE static void store_sum(void* p, sum s) { *static_cast<sum*>(p) = s; }
   WX_INLINE static vec result(sum s) { return __builtin_convertvector(s, vec); }
@@ -270,10 +268,10 @@ inline int64_t panels_of(const Weights& w) { return ceil_div(w.outputs, kPanelCo
 
 #if defined(__AVX512F__)
 
-// kLanes columns of whole words, and what their sums start from.
+// kLanes columns of whole words, and what their sums start from: -row_offset times the sum of their weights.
 template <class Operand>
 inline void pack_columns(const void* weight, int64_t column_bytes, int64_t words, int64_t width, float* to,
-                         int32_t* start) {
+                         int32_t row_offset, int32_t* start) {
   const auto* from = static_cast<const char*>(weight);
   const ints lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   const ints columns = _mm512_mullo_epi32(lane, _mm512_set1_epi32(static_cast<int>(column_bytes)));
@@ -284,7 +282,7 @@ inline void pack_columns(const void* weight, int64_t column_bytes, int64_t words
     if constexpr (Operand::kQuantised)
       Operand::step(total, (decltype(total))_mm512_set1_epi8(1), (decltype(total))word);
   }
-  if constexpr (Operand::kQuantised) Operand::store_sum(start, Operand::start(total));
+  if constexpr (Operand::kQuantised) Operand::store_sum(start, total * -(Operand::kOffset + row_offset));
 }
 
 #endif
@@ -308,11 +306,12 @@ inline void pack_panel_of(const Weights& w, int64_t panel, float* packed) {
       to[k * width + n] = inside && i < w.inputs ? Operand::pack(column + i, w.inputs - i) : word{};
     }
     if constexpr (Operand::kQuantised) {
-      if (Operand::kOffset != 0 && inside) {
+      const int32_t offset = Operand::kOffset + w.row_offset;
+      if (offset != 0 && inside) {
         const int64_t last = stop * kDepth < w.inputs ? stop * kDepth : w.inputs;
         int32_t total = 0;
         for (int64_t i = k0 * kDepth; i < last; ++i) total += column[i];
-        start[n] -= Operand::kOffset * total;
+        start[n] -= offset * total;
       }
     }
   };
@@ -323,7 +322,7 @@ inline void pack_panel_of(const Weights& w, int64_t panel, float* packed) {
     if (column_bytes < (int64_t{1} << 27)) {  // 15 columns within the reach of an int32
       for (; gathered + kLanes <= width && first + gathered + kLanes <= w.outputs; gathered += kLanes) {
         pack_columns<Operand>(weight + (first + gathered) * w.inputs, column_bytes, whole, width,
-                              reinterpret_cast<float*>(to) + gathered, start + gathered);
+                              reinterpret_cast<float*>(to) + gathered, w.row_offset, start + gathered);
         for (int64_t n = gathered; n < gathered + kLanes; ++n) pack_words(n, whole, words);
       }
     }
@@ -527,15 +526,17 @@ WX_INLINE void fetch(const void* matrix, Dtype dtype, int64_t at) {
   __builtin_prefetch(static_cast<const char*>(matrix) + at * (dtype == Dtype::float32 ? 4 : 2));
 }
 
-// In units of the scale, cut to what an int8 holds.
-WX_INLINE vec quantised(vec a, vec inverse) { return max(set1(-127.0f), min(set1(127.0f), a * inverse)); }
+// In units of the scale from the offset, cut to what an int8 holds.
+WX_INLINE vec quantised(vec a, vec inverse, vec offset) {
+  return max(set1(-127.0f), min(set1(127.0f), fma(a, inverse, offset)));
+}
 
 // A part of a row of the next product.
 template <class Operand>
-WX_INLINE void store_part(typename Operand::word* row, int64_t column, vec a, vec inverse_scale) {
+WX_INLINE void store_part(typename Operand::word* row, int64_t column, vec a, vec inverse_scale, vec offset) {
   auto* const to = reinterpret_cast<typename Operand::element*>(row) + column;
   if constexpr (Operand::kQuantised) {
-    Operand::store_row(to, quantised(a, inverse_scale));
+    Operand::store_row(to, quantised(a, inverse_scale, offset));
   } else {
     Operand::store_row(to, a);
   }

@@ -84,7 +84,7 @@ inline void linear_int8_rows(const LinearInt8& op, const float* packed, int64_t 
       }
       const int64_t at = (first + row) * N + column;
       if (op.out_dtype == Dtype::int8) {
-        store_int8(static_cast<int8_t*>(op.out) + at, zero_nan(quantised(a, inverse)), lanes);
+        store_int8(static_cast<int8_t*>(op.out) + at, zero_nan(quantised(a, inverse, set1(0.0f))), lanes);
       } else {
         store(op.out, op.out_dtype, at, a, lanes);
       }
@@ -127,10 +127,10 @@ inline void mlp_rows(const Mlp& op, const float* packed1, const float* packed2, 
         space.hidden.scales[r] = scale == scale ? op.hidden_scale : scale;
       }
     }
-    const vec inverse = set1(1 / op.hidden_scale);
+    const vec inverse = set1(1 / op.hidden_scale), offset = set1(static_cast<float>(op.fc2.row_offset));
     const auto finish1 = [&](const Tile& tile) {
       const auto put = [=](vec a, int64_t row, int64_t column, Lanes) WX_LAMBDA {
-        store_part<Operand>(hidden + row * hidden_stride, column, a, inverse);
+        store_part<Operand>(hidden + row * hidden_stride, column, a, inverse, offset);
       };
       for_each_result<Operand>(tile, op.fc1, space.product.scales, op.activation, put);
     };

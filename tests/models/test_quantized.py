@@ -104,7 +104,7 @@ def test_what_cannot_be_quantised_is_named():
 
 def test_a_float_file_is_read_by_earlier_versions_and_a_quantised_one_is_not(tmp_path):
     made = model()
-    for version in (1, 2):
+    for version in (1, 3):
         made.save(tmp_path / "a.safetensors")
         with safetensors.safe_open(tmp_path / "a.safetensors", "pt") as file:
             assert json.loads(file.metadata()["wxkernels"])["format"] == version
@@ -139,6 +139,10 @@ def _layer(metadata, name, **changes):
             r"'blocks\.0\.filter\.w1': expected torch\.float32 .*, got torch\.bfloat16",
         ),
         (lambda m, t: (_layer(m, "blocks.0.mlp", hidden_scale=None), t), "expected a hidden_scale"),
+        (
+            lambda m, t: (_layer(m, "blocks.0.mlp", hidden_offset=128), t),
+            "hidden_offset: expected -127 to 127",
+        ),
         (lambda m, t: (_layer(m, "pos_embed", precision="bf16"), t), "unexpected keys, first 'pos_scale'"),
         (
             lambda m, t: (m, t | {"blocks.1.mlp.fc2.weight": t["blocks.1.mlp.fc2.weight"].float()}),

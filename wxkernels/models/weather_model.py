@@ -191,7 +191,7 @@ class WeatherModel:
         schemes |= {name: network.backbone.scheme for name, network in self.diagnostics.items()}
         quantization = {name: scheme.to_dict() for name, scheme in schemes.items() if scheme is not None}
         metadata = {
-            "format": 2 if quantization else 1,  # what versions before quantisation cannot read
+            "format": 3 if quantization else 1,  # 2: quantised, without hidden_offset
             "network": self.network.config,
             "variables": self.variables,
             "lat": self.grid.lat.tolist(),
@@ -216,9 +216,12 @@ class WeatherModel:
         source = str(checkpoint.path)
         try:
             metadata = json.loads(checkpoint.metadata[METADATA_KEY])
-            if metadata["format"] not in (1, 2):
-                raise UserError(f"{source}: format {metadata['format']}, expected 1 or 2; update wxkernels")
-            quantization = metadata["quantization"] if metadata["format"] == 2 else {}
+            if metadata["format"] not in (1, 3):
+                raise UserError(
+                    f"{source}: format {metadata['format']}, expected 1 or 3; update wxkernels, or where the "
+                    "number is 2 quantise the original again"
+                )
+            quantization = metadata["quantization"] if metadata["format"] == 3 else {}
             schemes = {name: Scheme.from_dict(values) for name, values in quantization.items()}
             state = dict(checkpoint.state)
             static = state.pop(_STATIC, None)

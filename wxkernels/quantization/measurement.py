@@ -20,7 +20,7 @@ from wxkernels.quantization.conversion import (
     convert_mlp,
     roots_of,
 )
-from wxkernels.quantization.scheme import LayerScheme, Scheme
+from wxkernels.quantization.scheme import LayerScheme, Scheme, hidden_code
 
 ROWS = 2048  # tokens that a layer is measured on, of all states together
 ALPHAS = (0.0, 0.25, 0.5, 0.75)  # of SmoothQuant
@@ -160,12 +160,18 @@ class Measurement:
         plain = torch.ones_like(shift)
         if layer.precision == "bf16":
             return measured(shift=shift, scale=plain)
-        peak = F.gelu(F.linear(n, weight, _float(fc1.bias))).abs().max().item() / 127 or 1.0
+        hidden = F.gelu(F.linear(n, weight, _float(fc1.bias)))
+        least, largest = min(hidden.min().item(), 0.0), max(hidden.max().item(), 0.0)
+
+        def code(clip: float) -> dict[str, Any]:
+            scale, offset = hidden_code(least, clip * largest)
+            return {"hidden_scale": scale, "hidden_offset": offset}
+
         spread, reach = _reach(n - shift), _reach(weight)
         scales = {a: spread**a / reach ** (1 - a) if a else plain for a in ALPHAS}
-        layer = replace(layer, shift=shift, hidden_scale=peak)
+        layer = replace(layer, shift=shift, **code(1.0))
         layer = min((measured(smooth=a, scale=scale) for a, scale in scales.items()), key=error)
-        return min((measured(hidden_scale=peak * clip) for clip in CLIPS), key=error)
+        return min((measured(**code(clip)) for clip in CLIPS), key=error)
 
     def _effect(self, name: str, d: Tensor) -> float:
         """RMS of what d (rows, C), added to tokens, or (rows, p q C_out) at the head, is in the fields."""

@@ -37,14 +37,16 @@ def arguments(*shape, dtype=torch.float32, biases=True):
         torch.full((D,), 1 / (73 * C**0.5)),
         torch.full((C,), 1 / (73 * D**0.5)),
         torch.tensor(0.03),
+        -90,
     ]
 
 
 def triton(x, *tensors, activation="gelu"):
-    *layers, fc1_scale, fc2_scale, hidden_scale = tensors
+    *layers, fc1_scale, fc2_scale, hidden_scale, offset = tensors
     scales = {"fc1_scale": fc1_scale, "fc2_scale": fc2_scale, "hidden_scale": hidden_scale}
     with backends.use("triton"):
-        return mlp(x, *layers, activation=None if activation == "none" else activation, **scales)
+        activation = None if activation == "none" else activation
+        return mlp(x, *layers, activation=activation, hidden_offset=offset, **scales)
 
 
 def difference(tensors, activation) -> list:
@@ -108,7 +110,7 @@ def test_a_nan_fills_its_row_and_no_other(interpreted, bad):
 
 
 def test_says_what_it_does_not_take():
-    x, norm_weight, norm_bias, fc1, fc1_bias, fc2, fc2_bias, *scales = arguments(2, 8, 5)
+    x, norm_weight, norm_bias, fc1, fc1_bias, fc2, fc2_bias, *scales, _ = arguments(2, 8, 5)
     biases = norm_weight, norm_bias
     floating = (x, *biases, fc1.float(), fc1_bias, fc2.float(), fc2_bias, None, None, None)
     assert "weights are torch.float32; it takes int8" in backend.unsupported(*floating)
