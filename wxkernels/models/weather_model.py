@@ -124,12 +124,11 @@ class WeatherModel:
         *,
         overrides: Mapping[str, str] | None = None,
         budget: float | None = None,
-        steps: int = 4,
         provenance: Mapping[str, Any] | None = None,
     ) -> Scheme:
         """Convert the network and those of the diagnostics to "bf16" or "int8", in place.
 
-        Calibrated on states (N, C, H, W), normalised, one by one. overrides, budget, steps, provenance
+        Calibrated on states (N, C, H, W), normalised, one by one. overrides, budget, provenance
         and ValueError: `wxkernels.quantization.calibrate`; ValueError too for a network that is not ours or
         is quantised already.
         """
@@ -139,9 +138,7 @@ class WeatherModel:
             raise ValueError(f"network: it is in {self.precision} already; give one in fp32")
         convert = partial(_convert, precision=precision, budget=budget, provenance=provenance)
         states = states.to(self.device, torch.float32)
-        scheme = convert(
-            self.network, self._inputs(states), overrides or {}, steps=steps, persistent=len(self.variables)
-        )
+        scheme = convert(self.network, self._inputs(states), overrides or {}, persistent=len(self.variables))
         for diagnostic in self.diagnostics.values():
             backbone = diagnostic.float().backbone
             names = layer_names(backbone)  # a pattern may be for the model's network alone
