@@ -39,8 +39,8 @@ def calibrate(
     Every layer starts at `precision` ("fp32", "bf16"; "int8": MLPs and positions, the rest bf16), or at that
     of the first pattern in `overrides` that fits its name, such as {"blocks.0.*": "bf16"}, which it keeps.
     The layers with the largest errors of their own move to the next finer precision until the error is within
-    the budget (by default BUDGETS). The strength of SmoothQuant and the clip of the hidden
-    layer are, for each int8 MLP, those of the smallest error.
+    the budget (by default BUDGETS). An int8 MLP has SmoothQuant where that makes its error smaller, and its
+    hidden layer reaches from its least to its largest value.
 
     network: ours or another package's, floating, with AFNO blocks (`convert_block`); it is left as it is.
     states: normalised inputs (B, C, H, W), a few; without any nothing is measured, and int8 MLPs are refused.

@@ -25,8 +25,7 @@ from wxkernels.quantization.scheme import LayerScheme, Scheme, hidden_code
 
 ROWS = 2048  # tokens that a layer is measured on, of all states together
 STEPS = 20  # over which errors add up: those of the default forecast
-ALPHAS = (0.0, 0.25, 0.5, 0.75)  # of SmoothQuant
-CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # of the largest value of a hidden layer
+ALPHAS = (0.0, 0.5)  # of SmoothQuant
 #: A channel that hardly varies in calibration may do so later: it is scaled as if it had this share of the
 #: largest channel.
 LEAST = 0.01
@@ -142,7 +141,7 @@ class Measurement:
         return replace(layer, error=self._effect(name, self._samples[name]))
 
     def _mlp(self, name: str, layer: LayerScheme) -> LayerScheme:
-        """The shift and, in int8, the SmoothQuant and the clip with the smallest error."""
+        """The shift and, in int8, the reach of the hidden layer and the SmoothQuant of the smaller error."""
         if layer.precision == "fp32":
             return replace(layer, error=0.0)
         block = self.blocks[name.removesuffix(".mlp")]
@@ -164,17 +163,11 @@ class Measurement:
         if layer.precision == "bf16":
             return measured(shift=shift, scale=plain)
         hidden = F.gelu(F.linear(n, weight, _float(fc1.bias)))
-        least, largest = min(hidden.min().item(), 0.0), max(hidden.max().item(), 0.0)
-
-        def code(clip: float) -> dict[str, Any]:
-            scale, offset = hidden_code(least, clip * largest)
-            return {"hidden_scale": scale, "hidden_offset": offset}
-
+        code = hidden_code(min(hidden.min().item(), 0.0), max(hidden.max().item(), 0.0))
         spread, reach = _reach(n - shift), _reach(weight)
         scales = {a: spread**a / reach ** (1 - a) if a else plain for a in ALPHAS}
-        layer = replace(layer, shift=shift, **code(1.0))
-        layer = min((measured(smooth=a, scale=scale) for a, scale in scales.items()), key=error)
-        return min((measured(**code(clip)) for clip in CLIPS), key=error)
+        layer = replace(layer, shift=shift, hidden_scale=code[0], hidden_offset=code[1])
+        return min((measured(smooth=a, scale=scale) for a, scale in scales.items()), key=error)
 
     def _effect(self, name: str, errors: Iterable[Tensor]) -> float:
         """The error that d (rows, C) of each state makes, added to tokens; (rows, p q C_out) at the head."""
@@ -253,7 +246,7 @@ class _Errors:
         self._sum = self._sum + d
 
     def rms(self, steps: int) -> Tensor:
-        """(variable,), float64."""
+        """(variable,)."""
         assert isinstance(self._squares, Tensor)
         assert isinstance(self._sum, Tensor)
         n = self._count
@@ -276,9 +269,8 @@ def _nbytes_in(precision: str, weight: Tensor) -> int:
 
 
 def _mean_square(d: Tensor) -> Tensor:
-    """Over all dimensions but the second; float64."""
-    norm = torch.linalg.vector_norm(d.transpose(0, 1).flatten(1), dim=1, dtype=torch.float64)
-    return norm**2 / max(d.numel() // d.shape[1], 1)
+    """Over all dimensions but the second."""
+    return d.square().mean([dim for dim in range(d.dim()) if dim != 1])
 
 
 def _largest(errors: Tensor) -> float:
