@@ -111,7 +111,7 @@ def test_says_what_it_does_not_take():
     x, norm_weight, norm_bias, fc1, fc1_bias, fc2, fc2_bias, *scales = arguments(2, 8, 5)
     biases = norm_weight, norm_bias
     floating = (x, *biases, fc1.float(), fc1_bias, fc2.float(), fc2_bias, None, None, None)
-    assert "weights are torch.float32; it takes int8" in backend.unsupported(*floating)
+    assert "it multiplies int8 weights alone, and fc1_weight is float32" in backend.unsupported(*floating)
     int8 = (*biases, fc1, fc1_bias, fc2, fc2_bias, *scales)
     assert "float64" in backend.unsupported(x.double(), *int8)
     assert "CUDA or ROCm" in backend.unsupported(x, *int8)
