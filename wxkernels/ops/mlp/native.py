@@ -7,7 +7,7 @@ from wxkernels import _memory, _native
 
 
 def unavailable() -> str | None:
-    return _native.missing("mlp")
+    return _native.reason
 
 
 def unsupported(

@@ -30,7 +30,8 @@ def unsupported(
     hidden_scale: Tensor | None,
 ) -> str | None:
     if fc1_weight.dtype != torch.int8:
-        return f"weights are {fc1_weight.dtype}; it takes int8"
+        dtype = str(fc1_weight.dtype).removeprefix("torch.")
+        return f"it multiplies int8 weights alone, and fc1_weight is {dtype}"
     return norm.unsupported(x, norm_weight, norm_bias)
 
 
