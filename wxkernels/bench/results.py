@@ -17,8 +17,8 @@ SCHEMA = 2
 class Row:
     """The time of one variant at one size.
 
-    Speeds are medians over rounds of ratios within a round. The interval of the speedup holds 95 % (below six
-    rounds: all ratios that were seen); it is None after a single round.
+    Ratios are medians over rounds of the ratio within a round. The interval of the speedup holds its median
+    with 95 % (below six rounds: it is the range of what was seen); None after a single round.
     """
 
     device: str
@@ -32,13 +32,15 @@ class Row:
     kind: str  # "ours", "pytorch" or "peer"
     precision: str  # of most operations
     rounds: int
+    times_ms: list[float]  # of the rounds, in their order
     median_ms: float
     p20_ms: float
     p80_ms: float
-    speedup: float  # the time of the fastest PyTorch variant over this one's
+    baseline: str  # the fastest PyTorch variant of the run
+    speedup: float  # the baseline's time over this one's
     speedup_low: float | None
     speedup_high: float | None
-    noisy: bool  # see wxkernels.bench.statistics.noisy
+    noisy: bool  # by the rule of `wxkernels.bench.statistics.noisy`
     cold: bool  # the rotated inputs are larger than the last level cache
     against: dict[str, float]  # the same against each variant that is not ours
     gflops: float  # a second
@@ -107,9 +109,15 @@ class Results:
     failed: list[Failure] = field(default_factory=list)
 
     def write(self, path: str | Path) -> None:
-        """As JSON. UserError: it cannot be written."""
+        """As JSON, a record a line. UserError: it cannot be written."""
+        parts = []
+        for name, value in {"schema": SCHEMA, **asdict(self)}.items():
+            text = json.dumps(value)
+            if isinstance(value, list) and value:
+                text = "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]"
+            parts.append(f" {json.dumps(name)}: {text}")
         with whole_file(path) as partial:
-            partial.write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n")
+            partial.write_text("{\n" + ",\n".join(parts) + "\n}\n")
 
 
 def read(path: str | Path) -> Results:
