@@ -10,7 +10,8 @@ from wxkernels.errors import UserError
 ROW = Row(
     device="a machine", case="mlp", model="fourcastnet", op="mlp", shape="4x8x16", batch=1, dtype="float32",
     backend="native-int8", kind="ours", precision="int8", rounds=3, times_ms=[0.9, 1.0, 1.1],
-    median_ms=1.0, p20_ms=0.9, p80_ms=1.1, baseline="eager", speedup=2.0, speedup_low=1.9, speedup_high=2.1, noisy=False, cold=True, against={"eager": 2.0},
+    median_ms=1.0, p20_ms=0.9, p80_ms=1.1, baseline="eager",
+    speedup=2.0, speedup_low=1.9, speedup_high=2.1, noisy=False, cold=True, against={"eager": 2.0},
     gflops=1.0, gbytes=1.0, floor_ms=None, floor_share=None, error=1e-3, command="wxkernels-bench mlp",
 )  # fmt: skip
 PART = Part("mlp", None, "mlp", "4x8", 1, "eager", "fc1", 1.0, 0.5, None, None, "wxkernels-bench profile")

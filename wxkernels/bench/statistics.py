@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+#: Of the rounds.
+Times = Sequence[float] | np.ndarray
+
 _RESAMPLES = 2000
 
 
@@ -12,8 +15,8 @@ _RESAMPLES = 2000
 class Ratio:
     """The median over rounds of the ratio of two times of one round, with its 95 % interval.
 
-    The interval is that of a bootstrap over rounds, seeded. Of fewer than six rounds no interval holds a median
-    with 95 %: it is the range of what was seen then, and unknown (None) of a single round.
+    The interval is that of a bootstrap over rounds, seeded. Of fewer than six rounds no interval holds a
+    median with 95 %: it is the range of what was seen then, and unknown (None) of a single round.
     """
 
     median: float
@@ -21,7 +24,7 @@ class Ratio:
     high: float | None
 
 
-def ratio(times: Sequence[float], over: Sequence[float]) -> Ratio:
+def ratio(times: Times, over: Times) -> Ratio:
     """Of `times` over the times `over` of the same rounds."""
     found = np.asarray(times, float) / np.asarray(over, float)
     median = float(np.median(found))
@@ -34,7 +37,7 @@ def ratio(times: Sequence[float], over: Sequence[float]) -> Ratio:
     return Ratio(median, float(low), float(high))
 
 
-def noisy(times: Sequence[float], speedup: Ratio) -> bool:
+def noisy(times: Times, speedup: Ratio) -> bool:
     """Whether not to trust a row to a tenth.
 
     It was timed once, the interval of its speedup is wider than a tenth of it, or its 80th percentile is more
