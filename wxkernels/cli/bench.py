@@ -136,7 +136,7 @@ def main(
     results.conditions = {**conditions(target), **ceilings.conditions(), "load": before}
     _finish(results, results.times, json_path, csv_path, reproduce)
     if plot_path:
-        plots.plot_results(results, plot_path)
+        plots.plot_results([results], plot_path)
     for log in logs:
         log(results)
 
