@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 
 from tests import hosts
-from wxkernels.bench import memory, plots
+from wxkernels.bench import memory
 from wxkernels.bench.cases import CASES, fourcastnet
 from wxkernels.bench.ceilings import Ceilings
 from wxkernels.bench.results import read
@@ -194,18 +194,17 @@ def test_memory_of_the_checkpoints_that_our_network_is_read_from(tmp_path, monke
     assert all(r.peak > 0 for r in rows.values())
 
 
-def test_a_run_is_drawn_and_added_to_a_log(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(
-        plots, "plot_results", lambda results, path: drawn.append((results, path)), raising=False
-    )
-    log, picture = tmp_path / "log.csv", tmp_path / "a.png"
+def test_a_run_is_drawn_reported_and_added_to_a_log(tmp_path):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+    log, picture, found, page = (tmp_path / name for name in ("log.csv", "a.png", "a.json", "a.html"))
     for _ in range(2):
-        fine(*FILTER, "--plot", picture, "--logger", f"csv={log}")
-    assert [path for _, path in drawn] == [picture] * 2
-    assert [row.backend for row in drawn[0][0].times] == ["eager"]
+        fine(*FILTER, "--plot", picture, "--logger", f"csv={log}", "--json", found)
     with log.open() as file:
         assert [(r["backend"], r["rounds"]) for r in csv.DictReader(file)] == [("eager", "2")] * 2
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    fine("report", found, "-o", page)
+    assert "spectral_filter" in page.read_text()
 
 
 def slowed(path, factor, backend):
