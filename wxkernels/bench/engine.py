@@ -123,13 +123,13 @@ def measure(
     prepared: dict[str, tuple[Call, list[Sequence[Tensor]]]] = {}
     errors: dict[str, float] = {}
     progress("the exact result in float64")
-    inputs = _rotated(problem)
+    inputs = rotated(problem)
     with torch.inference_mode():
         exact = problem.exact(inputs[0])
     for variant in problem.variants:
         progress(f"prepares {variant.name}")
         try:
-            prepared[variant.name], found = _prepare(variant, inputs)
+            prepared[variant.name], found = prepare(variant, inputs)
         except Exception as error:
             if variant.kind != "peer":
                 raise
@@ -171,7 +171,7 @@ def _flushed(device: torch.device) -> Tensor:
     return torch.empty(2 * (cache_bytes(device) or 0), dtype=torch.uint8, device=device)
 
 
-def _rotated(problem: Problem) -> list[Sequence[Tensor]]:
+def rotated(problem: Problem) -> list[Sequence[Tensor]]:
     """Two input sets, or as many as are together larger than the last level cache."""
     inputs = [problem.sample(), problem.sample()]
     each, cache = _rotating_bytes(inputs) // 2, cache_bytes(problem.size.device) or 0
@@ -186,7 +186,7 @@ def _rotating_bytes(inputs: Sequence[Sequence[Tensor]]) -> int:
     return sum(t.nbytes for tensors in inputs for t in tensors if id(t) not in shared)
 
 
-def _prepare(
+def prepare(
     variant: Variant, inputs: Sequence[Sequence[Tensor]]
 ) -> tuple[tuple[Call, list[Sequence[Tensor]]], Tensor]:
     """The call, what it takes for each input set, and the value that it computes for the first."""
@@ -253,7 +253,7 @@ def _row(
         dtype=dtype_name(size.dtype),
         backend=variant.name,
         kind=variant.kind,
-        precision=dtype_name(max(flops, key=flops.__getitem__)) if flops else dtype_name(size.dtype),
+        precision=dtype_name(min(flops, key=lambda dtype: dtype.itemsize, default=size.dtype)),
         rounds=len(t),
         times_ms=[float(f"{1e3 * seconds:.6g}") for seconds in t],
         median_ms=1e3 * median,

@@ -30,7 +30,7 @@ class Row:
     dtype: str  # of the input
     backend: str
     kind: str  # "ours", "pytorch" or "peer"
-    precision: str  # of most operations
+    precision: str  # the narrowest that its operations take
     rounds: int
     times_ms: list[float]  # of the rounds, in their order
     median_ms: float

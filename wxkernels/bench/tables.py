@@ -103,7 +103,7 @@ def _times(rows: Sequence[Row]) -> Iterator[Table | str]:
                 f"{row.median_ms:.3g}",
                 f"{row.p20_ms:.3g} - {row.p80_ms:.3g}",
                 f"{row.speedup:.2f}x",
-                _interval(Ratio(row.speedup, row.speedup_low, row.speedup_high)),
+                "" if row.backend == row.baseline else _interval(_speedup(row)),
                 f"{row.gflops:.1f}",
                 f"{row.gbytes:.1f}",
                 "" if row.floor_share is None else f"{row.floor_share:.0%}",
@@ -180,6 +180,10 @@ def _table(title: str, *columns: str) -> Table:
 def _title(row: Row) -> str:
     model = f" ({row.model})" if row.model else ""
     return f"{row.case} {row.shape} {row.dtype}{model}"
+
+
+def _speedup(row: Row) -> Ratio:
+    return Ratio(row.speedup, row.speedup_low, row.speedup_high)
 
 
 def _interval(ratio: Ratio) -> str:
