@@ -85,10 +85,9 @@ def step(results: Sequence[Results]) -> Lines:
         ratios = [ratio for peer, ratio in ours.against.items() if rows[peer].precision == precision]
         if ratios:
             faster.append(f"{min(ratios):.1f} times faster than the fastest peer in {precision}")
-    if ours.floor_ms:
-        faster.append(f"the machine's floor for it is {ours.floor_ms / 1e3:.1f} s")
+    floor = "" if ours.floor_ms is None else f"; the machine's floor for it is {ours.floor_ms / 1e3:.1f} s"
     yield ""
-    yield f"In int8 it is {', '.join(faster)}."
+    yield f"In int8 it is {' and '.join(faster)}{floor}."
 
 
 def layer(results: Sequence[Results]) -> Lines:

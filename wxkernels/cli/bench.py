@@ -171,7 +171,8 @@ def profile(
         for name in names:
             if name not in chosen.profiled:
                 raise UserError(f"profile: {name} has no parts; choose from {', '.join(chosen.profiled)}")
-    names = [name for name in names if name in chosen.profiled]
+    else:
+        names = [name for name in names if name in chosen.profiled]
     before = load()
     ceilings = measure_ceilings(target)
     results = Results(command_line, {})
@@ -212,6 +213,8 @@ def memory(
     _writable(json_path, csv_path)
     sizes = selection.sizes(chosen, target, shapes, batches, dtypes)
     names = selection.variants(chosen, target, backends, peers, precisions)
+    if chosen.profiled and not (backends or peers or precisions):
+        names = [name for name in names if name in chosen.profiled]  # the others take minutes to compile
     before = load()
     results = Results(command_line, {})
     with _progress([(chosen, size) for size in sizes]) as tell:
