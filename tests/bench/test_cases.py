@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tests import hosts
-from wxkernels.bench.case import Size, compiled
+from wxkernels.bench.case import compiled
 from wxkernels.bench.cases import CASES, fourcastnet, linear_int8, spectral_filter
-from wxkernels.bench.engine import measure
-from wxkernels.bench.machine import Ceilings
+from wxkernels.bench.ceilings import Ceilings
+from wxkernels.bench.engine import Size, measure
 
 CPU = torch.device("cpu")
 #: name, shape, dtype; whole rows of vectors and not, one and several samples
@@ -25,6 +25,8 @@ SMALL = [
     ("linear_int8", (17, 96, 64), torch.int8),
     ("mlp", (17, 32, 64), torch.float32),
 ]
+#: Where the quick shape is a layer's.
+QUICK_OF = {"linear_int8": "small:fc1"}
 #: Errors relative to the largest value: half a step of int8 is 1/254 of the largest, bfloat16's 1/256.
 INT8, BF16, FP32 = 0.02, 0.02, 1e-5
 
@@ -34,15 +36,16 @@ def size(shape, dtype=torch.float32, batch=2):
 
 
 def errors(case, size, names):
-    measured = measure(case.problem(size, names), Ceilings("machine", {}, None), rounds=1, device=CPU)
-    assert measured.failed == []
-    return {row.backend: row.error for row in measured.rows}
+    rows, failed = measure(case.problem(size, names), Ceilings("machine", {}, None), rounds=1)
+    assert failed == []
+    assert {row.case for row in rows} == {case.name}
+    return {row.backend: row.error for row in rows}
 
 
 @pytest.mark.parametrize(("name", "shape", "dtype"), SMALL, ids=lambda value: str(value))
 def test_the_variants_of_an_op_compute_the_same(name, shape, dtype):
     case = CASES[name]
-    here = case.backends(CPU)
+    here = case.peers(CPU) | case.ours(CPU)
     # What torch.compile makes has its own tests, and takes ten seconds of ours.
     names = [n for n, reason in here.items() if reason is None and "compiled" not in n]
     assert len(names) >= 2
@@ -57,10 +60,30 @@ def test_the_variants_of_an_op_compute_the_same(name, shape, dtype):
 def test_int_mm_is_measured_without_its_epilogue(shape):
     problem = linear_int8.CASE.problem(size(shape, torch.int8, 1), ["int_mm"])
     [variant] = problem.variants
-    product = variant.build()(problem.inputs[0])
-    x, weight = (t.double() for t in problem.inputs[0][:2])
+    inputs = problem.sample()
+    product = variant.build()(variant.adapt(inputs))
+    x, weight = (t.double() for t in inputs[:2])
     assert product.dtype == torch.int32
     assert torch.equal(product.double(), x @ weight.T)
+
+
+@pytest.mark.parametrize("shape", [(512, 128, 512), (512, 512, 128)])
+def test_the_fp8_layer_is_held_to_the_others(shape):
+    # It is a peer on GPUs only; PyTorch's product of scaled rows runs here too.
+    assert "capability 9.0" in linear_int8.CASE.peers(CPU)["fp8"]
+    found = errors(linear_int8.CASE, size(shape, torch.int8, 1), ["fp8", "bf16"])
+    assert found["bf16"] < found["fp8"] < 0.1  # three bits of mantissa
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_sample_has_other_inputs_and_the_same_weights(case):
+    if case.network:
+        hosts.module("ai_models_fourcastnet.afnonet")  # or skip
+    problem = case.problem(size(case.shapes[QUICK_OF.get(case.name, "small")], case.dtypes[0]), [])
+    first, second = problem.sample(), problem.sample()
+    assert first[0].shape == problem.shape[:1] + first[0].shape[1:]
+    assert not torch.equal(first[0], second[0])
+    assert all(a is b for a, b in zip(first[1:4], second[1:4], strict=True))
 
 
 def test_variants_share_no_compiled_code(monkeypatch):
@@ -108,7 +131,7 @@ def published():
     hosts.module("ai_models_fourcastnet.afnonet")  # or skip
 
 
-TINY = size((32, 64, 3, 8, 16, 1))
+TINY = size((32, 64, 3, 8, 16, 1, 8))
 
 
 @pytest.mark.usefixtures("published")
@@ -123,7 +146,7 @@ def test_patched_networks_are_held_to_the_published_one():
 @pytest.mark.usefixtures("published")
 @pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-int8", "openvino", "openvino-bf16"])
 def test_other_runtimes_compute_the_published_network(name):
-    if reason := fourcastnet.backends(CPU)[name]:
+    if reason := fourcastnet.peers(CPU)[name]:
         pytest.skip(reason)
     assert errors(fourcastnet.CASE, TINY, [name])[name] < (0.05 if "-" in name else FP32)
 
@@ -142,5 +165,5 @@ def test_where_timm_is_not_whole_two_names_stand_in_for_it(monkeypatch):
 
 def test_the_network_without_its_package_is_told(monkeypatch):
     monkeypatch.setattr(fourcastnet, "_afnonet", partial(__import__, "no_such_package"))
-    [reason] = set(fourcastnet.backends(CPU).values())
+    [reason] = {*fourcastnet.ours(CPU).values(), *fourcastnet.peers(CPU).values()}
     assert reason.startswith("the published network is not here (No module named 'no_such_package'): pip")

@@ -1,14 +1,18 @@
-"""The engine: interleaving, the baseline, the error column, the floor, peers that fail."""
+"""The engine: interleaving, rotation, the baseline, the error column, the floor, peers that fail."""
 
 import time
 
 import pytest
 import torch
 
-from wxkernels.bench.engine import Problem, Variant, Work, measure
-from wxkernels.bench.machine import Ceilings
+from wxkernels.bench import engine
+from wxkernels.bench.ceilings import Ceilings
+from wxkernels.bench.engine import Problem, Size, Variant, Work, measure
+from wxkernels.bench.results import Failure
 
 CPU = torch.device("cpu")
+SIZE = Size(1, (4,), torch.float32, CPU)
+UNKNOWN = Ceilings("machine", {}, None)
 WORK = Work({torch.float32: 1e6}, 1e6)
 
 
@@ -22,19 +26,19 @@ def sleeper(name, seconds, offset=0.0, **options):
 
 def problem(*variants, **changes):
     parts = {
+        "case": "double",
         "op": "double",
+        "size": SIZE,
         "shape": (4,),
-        "dtype": torch.float32,
-        "inputs": [[torch.ones(4)], [torch.ones(4)]],
+        "sample": lambda: [torch.ones(4)],
         "exact": lambda tensors: tensors[0].double() * 2,
         "variants": variants,
-        "command": "bench double",
     }
     return Problem(**{**parts, **changes})
 
 
 def test_the_baseline_is_the_fastest_of_pytorch():
-    measured = measure(
+    rows, failed = measure(
         problem(
             sleeper("slow", 0.02, kind="pytorch"),
             sleeper("plain", 0.01, kind="pytorch"),
@@ -43,10 +47,10 @@ def test_the_baseline_is_the_fastest_of_pytorch():
         ),
         Ceilings("machine", {torch.float32: 1e9}, 1e9),
         rounds=5,
-        device=CPU,
     )
-    by_name = {r.backend: r for r in measured.rows}
-    assert measured.failed == []
+    by_name = {r.backend: r for r in rows}
+    assert failed == []
+    assert {r.baseline for r in rows} == {"plain"}
     assert by_name["plain"].speedup == pytest.approx(1)
     assert by_name["slow"].speedup < 0.8
     ours = by_name["ours"]
@@ -57,42 +61,83 @@ def test_the_baseline_is_the_fastest_of_pytorch():
     # The floor is 1 ms (1e6 bytes at 1e9 bytes/s); sleeping 2 ms reaches at most half of it.
     assert ours.floor_ms == pytest.approx(1)
     assert 0.1 < ours.floor_share <= 0.5
-    assert ours.command == "bench double --rounds 5 --backend ours"
+    assert ours.speedup_low <= ours.speedup <= ours.speedup_high
+    assert len(ours.times_ms) == ours.rounds == 5
+    sizes = f"wxkernels-bench double --shape 4 --batch 1 --threads {torch.get_num_threads()} --rounds 5"
+    assert ours.command == f"{sizes} --backend ours --peer plain"
+    assert by_name["plain"].command == f"{sizes} --peer plain"
+
+
+def counted(name, calls, work=WORK):
+    return Variant(name, lambda: lambda tensors: calls.append(name) or tensors[0] * 2, work)
 
 
 def test_every_variant_runs_once_a_round_and_twice_before():
     calls = []
-
-    def counted(name):
-        return Variant(name, lambda: lambda tensors: calls.append(name) or tensors[0] * 2, WORK)
-
-    measure(problem(counted("a"), counted("b")), Ceilings("machine", {}, None), rounds=3, device=CPU)
+    measure(problem(counted("a", calls), counted("b", calls)), UNKNOWN, rounds=3)
     warm, rounds = calls[:4], [calls[i : i + 2] for i in range(4, 10, 2)]
     assert warm == ["a", "b", "a", "b"]
     assert rounds == [["a", "b"], ["b", "a"], ["a", "b"]]  # none always follows the same one
 
 
+def test_calls_that_take_long_are_warmed_up_by_what_prepares_them_alone():
+    calls = []
+    variants = [counted("short", calls), counted("long", calls, Work({torch.float32: 2e9}, 1))]
+    measure(problem(*variants), Ceilings("machine", {torch.float32: 1e9}, 1e9), rounds=2)
+    assert calls[:3] == ["short", "long", "short"]
+    assert calls.count("long") == 3
+
+
+def test_every_call_takes_the_next_of_inputs_that_do_not_fit_the_cache(monkeypatch):
+    monkeypatch.setattr(engine, "cache_bytes", lambda device: 5 * 4 * 4)  # of five inputs
+    taken, made = [], []
+
+    def sample():
+        made.append(torch.full((4,), float(len(made))))
+        return [made[-1]]
+
+    def variant(name):
+        return Variant(
+            name, lambda: lambda tensors: taken.append(tensors[0][0].item()) or tensors[0] * 2, WORK
+        )
+
+    rows, _ = measure(problem(variant("a"), variant("b"), sample=sample), UNKNOWN, rounds=5)
+    assert len(made) == 6
+    assert taken[:2] == [0, 0]  # whose results are compared
+    assert taken[2:] == [i % 6 for i in range(12)]
+    assert all(row.cold for row in rows)
+
+
+@pytest.mark.parametrize("cache", [None, 10**6])
+def test_what_may_be_in_the_cache_is_told(monkeypatch, cache):
+    monkeypatch.setattr(engine, "cache_bytes", lambda device: cache)
+    [row], _ = measure(problem(sleeper("a", 0)), UNKNOWN, rounds=1)
+    assert not row.cold
+
+
+def test_a_variant_may_take_other_inputs_of_the_same_values():
+    def half(tensors):
+        return [tensors[0].bfloat16()]
+
+    def call(tensors):
+        assert tensors[0].dtype == torch.bfloat16
+        return tensors[0] * 2
+
+    [row], _ = measure(problem(Variant("bf16", lambda: call, WORK, adapt=half)), UNKNOWN, rounds=1)
+    assert row.error == 0
+
+
 def test_a_wrong_result_shows_in_the_error_column():
-    measured = measure(
-        problem(sleeper("plain", 0, kind="pytorch"), sleeper("wrong", 0, offset=0.5)),
-        Ceilings("machine", {}, None),
-        rounds=3,
-        device=CPU,
-    )
-    errors = {r.backend: r.error for r in measured.rows}
-    assert errors == {"plain": 0, "wrong": pytest.approx(0.25)}
-    assert all(r.floor_share is None for r in measured.rows)
+    wrong = problem(sleeper("plain", 0, kind="pytorch"), sleeper("wrong", 0, offset=0.5))
+    rows, _ = measure(wrong, UNKNOWN, rounds=3)
+    assert {r.backend: r.error for r in rows} == {"plain": 0, "wrong": pytest.approx(0.25)}
+    assert all(r.floor_share is None for r in rows)
 
 
 def test_finish_turns_a_result_into_the_value_and_exact_may_hold_the_first_samples_only():
     half = Variant("half", lambda: lambda tensors: tensors[0], WORK, finish=lambda y, tensors: y + tensors[0])
-    measured = measure(
-        problem(half, exact=lambda tensors: tensors[0][:1].double() * 2),
-        Ceilings("machine", {}, None),
-        rounds=1,
-        device=CPU,
-    )
-    assert measured.rows[0].error == 0
+    [row], _ = measure(problem(half, exact=lambda tensors: tensors[0][:1].double() * 2), UNKNOWN, rounds=1)
+    assert row.error == 0
 
 
 def failing(kind, where):
@@ -107,20 +152,16 @@ def failing(kind, where):
 
 @pytest.mark.parametrize("where", ["build", "call"])
 def test_a_peer_that_fails_is_told_and_left_out(where):
-    measured = measure(
-        problem(sleeper("plain", 0, kind="pytorch"), failing("peer", where)),
-        Ceilings("machine", {}, None),
-        rounds=1,
-        device=CPU,
-    )
-    assert [r.backend for r in measured.rows] == ["plain"]
-    assert measured.failed == [("double", "bad", "RuntimeError: out of luck")]
+    both = problem(sleeper("plain", 0, kind="pytorch"), failing("peer", where))
+    rows, failed = measure(both, UNKNOWN, rounds=1)
+    assert [r.backend for r in rows] == ["plain"]
+    assert failed == [Failure("double", "bad", "RuntimeError: out of luck")]
 
 
 @pytest.mark.parametrize("kind", ["ours", "pytorch"])
 def test_others_that_fail_end_the_run(kind):
     with pytest.raises(RuntimeError, match="out of luck"):
-        measure(problem(failing(kind, "call")), Ceilings("machine", {}, None), rounds=1, device=CPU)
+        measure(problem(failing(kind, "call")), UNKNOWN, rounds=1)
 
 
 def test_work_adds_up_by_precision_and_the_floor_is_the_larger_bound():

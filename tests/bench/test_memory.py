@@ -1,4 +1,4 @@
-"""Peak memory in a process of its own."""
+"""Peak memory: of a process of its own, of every case."""
 
 import os
 
@@ -6,9 +6,16 @@ import pytest
 import torch
 
 from wxkernels.bench import memory
+from wxkernels.bench.cases import CASES
+from wxkernels.bench.engine import Size
 from wxkernels.errors import UserError
 
+CPU = torch.device("cpu")
 MEGABYTE = 1 << 20
+
+
+def in_this(prepare, *args):
+    return prepare, args, torch.get_num_threads()
 
 
 def prepare(ready, step, before, parent, threads):
@@ -22,13 +29,29 @@ def prepare(ready, step, before, parent, threads):
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no account of memory in /proc")
 def test_what_a_call_takes_is_seen_and_what_was_given_back_is_not():
-    found = memory.in_fresh_process(prepare, 64, 128, 512, os.getpid(), torch.get_num_threads())
+    found = memory.in_fresh_process(CPU, prepare, 64, 128, 512, os.getpid(), torch.get_num_threads())
     assert found.parameters == 64 * MEGABYTE
     assert 60 * MEGABYTE <= found.ready - found.start <= 120 * MEGABYTE
     assert 120 * MEGABYTE <= found.peak - found.ready <= 200 * MEGABYTE
 
 
+def test_a_call_of_an_op_is_measured_by_variant(monkeypatch):
+    # In this process: that it is one of its own is tested above.
+    monkeypatch.setattr(
+        memory, "in_fresh_process", lambda device, *call: memory._measure(device, *in_this(*call))
+    )
+    case, size = CASES["mlp"], Size(1, (2048, 64, 256), torch.float32, CPU)
+    rows = memory.footprints("mlp", case.problem, size, ["eager", "native-int8"], lambda text: None)
+    assert [(row.backend, row.kind, row.shape) for row in rows] == [
+        (name, "resident", "2048x64x256") for name in ("eager", "native-int8")
+    ]
+    arguments = 4 * (2048 * 64 + 2 * 64 * 256 + 3 * 64 + 256)
+    assert all(row.parameters == arguments for row in rows)
+    assert all(row.peak >= row.ready >= row.start > 0 for row in rows)
+    assert rows[1].command.endswith(" --backend native-int8")
+
+
 def test_a_system_without_proc_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "_STATUS", tmp_path / "status")
     with pytest.raises(UserError, match="read from /proc, which this system does not have"):
-        memory.in_fresh_process(prepare)
+        memory.in_fresh_process(CPU, prepare)

@@ -1,5 +1,6 @@
-"""The time by part: what counts for which part, floors and shares, and the picture."""
+"""The time by part: what counts for which part, floors and shares, the trace, and the picture."""
 
+import json
 import time
 
 import pytest
@@ -7,10 +8,19 @@ import torch
 from torch import nn
 
 from wxkernels import ops
-from wxkernels.bench.engine import Work
-from wxkernels.bench.machine import Ceilings
+from wxkernels.bench.ceilings import Ceilings
+from wxkernels.bench.engine import Size, Work
 from wxkernels.bench.plots import plot_parts
-from wxkernels.bench.profile import OTHER, Clock, OpClock, Profiled, measure_parts, module_clock
+from wxkernels.bench.profile import (
+    OTHER,
+    Clock,
+    Network,
+    OpClock,
+    Profiled,
+    measure_parts,
+    module_clock,
+    write_trace,
+)
 from wxkernels.errors import UserError
 
 CPU = torch.device("cpu")
@@ -36,13 +46,16 @@ def profiled(name="plain"):
 
     parts = {"first": [network[0]], "rest": [network[1], network[2]]}
     work = {"first": Work({torch.float32: 1e7}, 0), "rest": Work({torch.float32: 0}, 5e6)}
-    return Profiled(name, call, lambda clock: module_clock(clock, parts), work)
+    return Profiled(name, "ours", call, lambda clock: module_clock(clock, parts), work)
+
+
+def network(*variants):
+    size = Size(1, (1,), torch.float32, CPU, "pillow")
+    return Network("sleep", "sleep", size, (1,), [torch.ones(1)], variants)
 
 
 def parts_of(*variants, rounds=2):
-    return measure_parts(
-        "sleep", (1,), variants, [torch.ones(1)], CEILINGS, rounds=rounds, device=CPU, command="bench sleep"
-    )
+    return measure_parts(network(*variants), CEILINGS, rounds=rounds)
 
 
 def test_modules_are_added_up_by_part_and_the_rest_is_other():
@@ -58,7 +71,19 @@ def test_modules_are_added_up_by_part_and_the_rest_is_other():
     assert parts["rest"].floor_ms == pytest.approx(5)
     assert parts["rest"].floor_share == pytest.approx(5 / parts["rest"].median_ms)
     assert parts[OTHER].floor_ms is None
-    assert parts["first"].command == "bench sleep --rounds 2 --backend plain"
+    command = parts["first"].command
+    assert command.startswith("wxkernels-bench profile sleep --shape pillow --batch 1 --threads ")
+    assert command.endswith(" --rounds 2 --backend plain")
+
+
+def test_a_trace_has_a_range_for_each_variant_and_part(tmp_path):
+    path = tmp_path / "trace.json"
+    write_trace(network(profiled("a"), profiled("b")), path)
+    events = json.loads(path.read_text())["traceEvents"]
+    ranges = [e["name"] for e in events if e.get("cat") == "user_annotation"]
+    assert sorted(ranges) == sorted(["a", "b", *2 * ["first", "rest", "rest"]])
+    [first] = [e for e in events if e["name"] == "a"]
+    assert first["dur"] >= 5e4  # microseconds: what it sleeps
 
 
 def test_hooks_do_not_stay():

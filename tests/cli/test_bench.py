@@ -11,130 +11,222 @@ from click.testing import CliRunner
 from tests import hosts
 from wxkernels.bench import memory
 from wxkernels.bench.cases import CASES, fourcastnet
-from wxkernels.bench.machine import Ceilings
+from wxkernels.bench.ceilings import Ceilings
+from wxkernels.bench.results import read
 from wxkernels.cli import bench
 from wxkernels.cli.bench import main
 
-TINY = "32x64x3x8x16x1"
-QUICK = ["spectral_filter", "--shape", "6x10x8x2", "--rounds", "2", "--backend", "eager"]
+TINY = "32x64x3x8x16x1x8"
+FILTER = ["spectral_filter", "--shape", "6x10x8x2", "--rounds", "2", "--peer", "eager"]
 
 
-@pytest.fixture
-def known_peaks(monkeypatch):
+@pytest.fixture(autouse=True)
+def _known_peaks(monkeypatch):
     """Spare the time to measure the machine, and the compilation that stands with every row."""
     peaks = dict.fromkeys((torch.float32, torch.bfloat16, torch.float16, torch.int8), 1e11)
-    monkeypatch.setattr(bench, "measure_ceilings", lambda device: Ceilings("a machine", peaks, 1e10))
-    quick = dataclasses.replace(fourcastnet.CASE, baselines=("eager",))
-    monkeypatch.setitem(CASES, "fourcastnet", quick)
+    known = Ceilings("a machine", peaks, 1e10, 1e10)
+    monkeypatch.setattr(bench, "measure_ceilings", lambda device, quick=False: known)
+    for name, case in CASES.items():
+        if "eager" in case.baselines:
+            monkeypatch.setitem(CASES, name, dataclasses.replace(case, baselines=("eager",)))
 
 
 def run(*arguments):
     return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
+def fine(*arguments):
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
 def test_table_json_and_csv_agree(tmp_path):
-    done = run(
-        *QUICK, "--batch", 2, "--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv", "--reproduce"
-    )
-    assert done.exit_code == 0, done.output
-    stored = json.loads((tmp_path / "a.json").read_text())
-    assert {"device", "torch", "threads", "commit"} <= set(stored["conditions"])
-    assert {r["shape"] for r in stored["rows"]} == {"2x6x10x8"}
-    with (tmp_path / "a.csv").open() as file:
-        assert [r["backend"] for r in csv.DictReader(file)] == [r["backend"] for r in stored["rows"]]
-    for row in stored["rows"]:
-        assert row["command"] in done.output.replace("\n", "")
+    found, flat = tmp_path / "a.json", tmp_path / "a.csv"
+    output = fine(*FILTER, "--backend", "native", "--batch", 2, "--json", found, "--csv", flat, "--reproduce")
+    results = read(found)
+    assert results.command.startswith("wxkernels-bench spectral_filter --shape 6x10x8x2 --rounds 2")
+    assert {
+        "device",
+        "torch",
+        "threads",
+        "commit",
+        "load",
+        "peak_gflops",
+        "copy_gbytes",
+        "triad_gbytes",
+    } <= set(results.conditions)
+    assert [(row.backend, row.shape) for row in results.times] == [
+        ("eager", "2x6x10x8"),
+        ("native", "2x6x10x8"),
+    ]
+    with flat.open() as file:
+        assert [r["backend"] for r in csv.DictReader(file)] == ["eager", "native"]
+    for row in results.times:
+        assert row.command in output.replace("\n", "")
 
 
-@pytest.mark.usefixtures("known_peaks")
+def test_what_is_printed_fits_120_columns():
+    for arguments in (["--list"], [*FILTER, "--rounds", 1]):
+        assert max(map(len, fine(*arguments).splitlines())) <= 120
+
+
+def test_every_case_runs_quickly_and_without_errors(tmp_path):
+    hosts.module("ai_models_fourcastnet.afnonet")  # or skip
+    fine("--quick", "--rounds", 1, "--json", tmp_path / "a.json")
+    results = read(tmp_path / "a.json")
+    assert {row.case for row in results.times} == set(CASES)
+    assert {row.model.partition(":")[0] for row in results.times} == {"small"}
+    assert results.failed == []
+    for row in results.times:
+        assert row.error < (2e-2 if row.precision != "float32" or "int8" in row.case else 2e-6), row
+
+
 def test_a_model_names_all_its_layers(tmp_path):
-    done = run(
-        "linear_int8", "--shape", "shallow-water", "--rounds", 1, "--backend", "int_mm",
-        "--json", tmp_path / "a.json",
-    )  # fmt: skip
-    assert done.exit_code == 0, done.output
-    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
-    assert [r["shape"] for r in rows] == ["512x128x512", "512x512x128"]
+    fine("linear_int8", "--shape", "small", "--rounds", 1, "--peer", "int_mm", "--json", tmp_path / "a.json")
+    rows = read(tmp_path / "a.json").times
+    assert [(r.shape, r.model) for r in rows] == [("128x64x256", "small:fc1"), ("128x256x64", "small:fc2")]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--peer", "eager-bf16"], ["eager-bf16"]),
+        (["--backend", "native-int8"], ["eager", "native-int8"]),
+        (["--backend", "native-int8", "--peer", "eager-bf16"], ["eager-bf16", "native-int8"]),
+        (["--quick"], ["eager", "native-fp32", "native-bf16", "native-int8"]),
+    ],
+)
+def test_the_named_variants_run_and_a_baseline(tmp_path, options, expected):
+    fine("mlp", "--shape", "small", "--rounds", 1, *options, "--json", tmp_path / "a.json")
+    rows = read(tmp_path / "a.json").times
+    assert [row.backend for row in rows] == expected
+    assert {row.baseline for row in rows} == {expected[0]}
 
 
 def test_list_names_what_cannot_run_and_why():
-    done = run("--list")
-    assert done.exit_code == 0
-    assert "spectral_filter" in done.output
-    assert "triton: no, " in done.output
+    output = fine("--list")
+    assert all(f"{name}: " in output for name in CASES)
+    assert "triton: no, " in output
+    assert "tensorrt, tensorrt-bf16: no, it runs on GPUs" in output
 
 
-@pytest.mark.usefixtures("known_peaks")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nothing"], "there is no case 'nothing'; choose one of"),
         (["--shape", "3x4"], "--shape: '3x4' is neither"),
         (["spectral_filter", "--shape", "6x10x9x2"], "shape: 9 channels do not divide into 2 blocks"),
-        (["fourcastnet", "--shape", "30x64x3x8x16x1"], "shape: 30 x 64 is not whole patches of 8"),
+        (["fourcastnet", "--shape", "30x64x3x8x16x1x8"], "shape: 30 x 64 is not whole patches of 8"),
+        (["fourcastnet", "--shape", "32x64x3x8x16x1x3"], "shape: 16 channels do not divide into 3 blocks"),
         (["--dtype", "int8"], "--dtype: spectral_filter takes"),
         (["--backend", "magic"], "--backend: there is no 'magic'"),
+        (["--backend", "eager"], "--backend: there is no 'eager'; it is a --peer"),
         (["--backend", "triton"], "--backend: triton cannot run here"),
+        (["fourcastnet", "--peer", "tensorrt"], "--peer: tensorrt cannot run here: it runs on GPUs"),
         (["--device", "abacus"], "--device: 'abacus' is none of ours"),
-        (["mlp", "--profile"], "--profile: mlp has none; fourcastnet has"),
-        (["mlp", "--memory"], "--memory: mlp has none; fourcastnet has"),
-        (["fourcastnet", "--profile", "--backend", "compiled"], "--profile: compiled has no parts; choose"),
-        (["fourcastnet", "--plot", "a.png"], "--plot draws what --profile measures"),
-        (["fourcastnet", "--profile", "--plot", "a.png", "--batch", "1", "--batch", "2"], "--plot draws one"),
+        (["--json", "nowhere/a.json"], "cannot write nowhere/a.json: no folder nowhere"),
+        (["--logger", "paper"], "--logger: there is no 'paper'; use wandb, csv or csv=FILE"),
+        (["profile", "mlp"], "profile: mlp has no parts; fourcastnet has"),
+        (
+            ["profile", "fourcastnet", "--peer", "compiled"],
+            "profile: compiled has no parts; choose from eager",
+        ),
+        (
+            ["profile", "fourcastnet", "--plot", "a.png", "--batch", "1", "--batch", "2"],
+            "--plot and --trace are",
+        ),
+        (["memory", "nothing"], "there is no case 'nothing'"),
+        (["memory", "layer_norm", "--precision", "int8"], "--precision: layer_norm has nothing of ours in"),
+        (["compare", "none.json", "none.json"], "cannot read none.json: No such file or directory"),
     ],
 )
 def test_bad_input_gets_one_line(arguments, message):
+    if arguments[0] in ("fourcastnet", "profile"):
+        hosts.module("ai_models_fourcastnet.afnonet")  # or skip
     done = run(*arguments)
     assert done.exit_code == 2
     assert done.output.startswith(f"error: {message}"), done.output
     assert done.output.count("\n") == 1
 
 
-@pytest.mark.usefixtures("known_peaks")
 def test_the_patched_network_is_held_to_the_published_one(tmp_path):
     hosts.module("ai_models_fourcastnet.afnonet")  # or skip
-    done = run(
-        "fourcastnet", "--shape", TINY, "--rounds", 1, "--backend", "patched-int8",
-        "--json", tmp_path / "a.json",
-    )  # fmt: skip
-    assert done.exit_code == 0, done.output
-    rows = {r["backend"]: r for r in json.loads((tmp_path / "a.json").read_text())["rows"]}
+    network = ["fourcastnet", "--shape", TINY, "--rounds", 1]
+    fine(*network, "--backend", "patched-int8", "--json", tmp_path / "a.json")
+    rows = {r.backend: r for r in read(tmp_path / "a.json").times}
     assert set(rows) == {"eager", "patched-int8"}
-    assert rows["eager"]["error"] < rows["patched-int8"]["error"] < 0.02
-    assert rows["patched-int8"]["against"].keys() == {"eager"}
+    assert rows["eager"].error < rows["patched-int8"].error < 0.02
+    assert rows["patched-int8"].against.keys() == {"eager"}
 
 
-@pytest.mark.usefixtures("known_peaks")
-def test_a_profile_is_printed_drawn_and_stored(tmp_path):
+def test_a_profile_is_printed_drawn_stored_and_traced(tmp_path):
     hosts.module("ai_models_fourcastnet.afnonet")  # or skip
     pytest.importorskip("matplotlib")
-    done = run(
-        "fourcastnet", "--shape", TINY, "--rounds", 1, "--profile", "--plot", tmp_path / "a.png",
-        "--backend", "eager", "--backend", "patched-bf16", "--json", tmp_path / "a.json",
+    found, picture, trace = (tmp_path / name for name in ("a.json", "a.png", "trace.json"))
+    output = fine(
+        "profile", "fourcastnet", "--shape", TINY, "--rounds", 1, "--peer", "eager", "--precision", "bf16",
+        "--json", found, "--plot", picture, "--trace", trace,
     )  # fmt: skip
-    assert done.exit_code == 0, done.output
-    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
     parts = ["embedding", "filter", "MLP", "head", "other"]
-    assert [(r["backend"], r["part"]) for r in rows] == [
-        (b, p) for b in ("eager", "patched-bf16") for p in parts
-    ]
-    assert all(r["median_ms"] > 0 for r in rows)
-    assert (tmp_path / "a.png").stat().st_size > 1000
-    assert all(part in done.output for part in parts)
+    expected = [(backend, part) for backend in ("eager", "patched-bf16") for part in parts]
+    assert [(r.backend, r.part) for r in read(found).parts] == expected
+    assert all(part in output for part in parts)
+    assert picture.stat().st_size > 1000
+    ranges = {event["name"] for event in json.loads(trace.read_text())["traceEvents"]}
+    assert {"eager", "patched-bf16", *parts[:-1]} <= ranges
 
 
-@pytest.mark.usefixtures("known_peaks")
 def test_memory_of_the_checkpoints_that_our_network_is_read_from(tmp_path, monkeypatch):
     hosts.module("ai_models_fourcastnet.afnonet")  # or skip
     # In this process: that it is one of its own is tested where it is made.
     monkeypatch.setattr(
-        fourcastnet, "in_fresh_process", lambda prepare, *args: memory._measure(prepare, args, 1)
+        fourcastnet,
+        "in_fresh_process",
+        lambda device, prepare, *args: memory._measure(device, prepare, args, 1),
     )
-    done = run("fourcastnet", "--shape", TINY, "--memory", "--csv", tmp_path / "a.csv")
-    assert done.exit_code == 0, done.output
-    with (tmp_path / "a.csv").open() as file:
-        rows = {r["backend"]: r for r in csv.DictReader(file)}
-    assert list(rows) == ["eager", "eager-bf16", "loaded-fp32", "loaded-bf16", "loaded-int8"]
-    sizes = [int(rows[f"loaded-{p}"]["file"]) for p in ("fp32", "bf16", "int8")]
+    wanted = ["--peer", "eager", "--precision", "fp32", "--precision", "bf16", "--precision", "int8"]
+    fine("memory", "fourcastnet", "--shape", TINY, *wanted, "--json", tmp_path / "a.json")
+    rows = {r.backend: r for r in read(tmp_path / "a.json").memory}
+    assert list(rows) == ["eager", "loaded-fp32", "loaded-bf16", "loaded-int8"]
+    sizes = [rows[f"loaded-{p}"].file for p in ("fp32", "bf16", "int8")]
     assert sizes == sorted(sizes, reverse=True)
-    assert all(int(r["peak"]) > 0 for r in rows.values())
+    assert all(r.peak > 0 for r in rows.values())
+
+
+def test_a_run_is_drawn_reported_and_added_to_a_log(tmp_path):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+    log, picture, found, page = (tmp_path / name for name in ("log.csv", "a.png", "a.json", "a.html"))
+    for _ in range(2):
+        fine(*FILTER, "--plot", picture, "--logger", f"csv={log}", "--json", found)
+    with log.open() as file:
+        assert [(r["backend"], r["rounds"]) for r in csv.DictReader(file)] == [("eager", "2")] * 2
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    fine("report", found, "-o", page)
+    assert "spectral_filter" in page.read_text()
+
+
+def slowed(path, factor, backend):
+    """The results file with one variant's times longer by `factor`."""
+    results = read(path)
+    results.times = [
+        dataclasses.replace(row, times_ms=[factor * t for t in row.times_ms])
+        if row.backend == backend
+        else row
+        for row in results.times
+    ]
+    other = path.with_name("other.json")
+    results.write(other)
+    return other
+
+
+@pytest.mark.parametrize(("factor", "verdict", "code"), [(1, "as before", 0), (9, "slower", 1)])
+def test_compare_tells_what_became_slower(tmp_path, factor, verdict, code):
+    path = tmp_path / "a.json"
+    fine(*FILTER, "--backend", "native", "--rounds", 7, "--json", path)
+    other = slowed(path, factor, "native")
+    assert verdict in fine("compare", path, other)
+    assert run("compare", path, other, "--fail-on-slower").exit_code == code
+    # That a peer became slower is no failure; ours are faster against it.
+    assert run("compare", path, slowed(path, factor, "eager"), "--fail-on-slower").exit_code == 0

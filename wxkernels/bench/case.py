@@ -9,41 +9,21 @@ import torch
 from torch import Tensor
 
 from wxkernels import backends as choice
-from wxkernels.bench.engine import Call, Problem
-from wxkernels.bench.machine import Ceilings
-from wxkernels.bench.memory import Footprint
-from wxkernels.bench.profile import Part
+from wxkernels.bench.engine import Call, Problem, Progress, Size
+from wxkernels.bench.profile import Network
+from wxkernels.bench.results import Footprint
 
-#: Is told what goes on.
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Size:
-    """What a problem is made of: the batch, a shape of the case, the dtype of its input, where it runs."""
-
-    batch: int
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-
-    def command(self, case: str) -> str:
-        """The command line that measures `case` at this size."""
-        dtype = "" if self.dtype == torch.float32 else f" --dtype {dtype_name(self.dtype)}"
-        device = "" if self.device.type == "cpu" else f" --device {self.device}"
-        return (
-            f"wxkernels-bench {case} --shape {'x'.join(map(str, self.shape))} --batch {self.batch}{dtype}"
-            f"{device} --threads {torch.get_num_threads()}"
-        )
+#: Variants by name: None for one that runs on a device, else the reason why it does not.
+Here = dict[str, str | None]
 
 
 @dataclass(frozen=True)
 class Case:
     """`problem` builds one of `shapes`, which go without the batch and by names "model" or "model:layer".
 
-    `backends` gives None for a variant that runs on a device, else the reason why it does not; `baselines`
-    run with whatever variant is asked for. A case of a whole network also measures the `profile` of a step,
-    for the variants in `profiled`, and its `memory`.
+    `ours` and `peers` are its variants on a device; `baselines` are the peers that run when none is asked
+    for. A case of a whole network has a `network` to take apart, for the variants in `profiled`, and its own
+    `memory`: that of ours read from a checkpoint.
     """
 
     name: str
@@ -51,20 +31,17 @@ class Case:
     axes: str
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Sequence[torch.dtype]
-    backends: Callable[[torch.device], dict[str, str | None]]
+    ours: Callable[[torch.device], Here]
+    peers: Callable[[torch.device], Here]
     problem: Callable[[Size, Sequence[str]], Problem]
     baselines: Sequence[str] = ("eager", "compiled")
     rounds: int = 15
-    profile: Callable[[Size, Sequence[str], Ceilings, int, Progress], list[Part]] | None = None
+    network: Callable[[Size, Sequence[str]], Network] | None = None
     profiled: Sequence[str] = ()
-    memory: Callable[[Size, Progress], list[Footprint]] | None = None
+    memory: Callable[[Size, Sequence[str], Progress], list[Footprint]] | None = None
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def implementations(op: choice.Op, *probe: Tensor | None) -> dict[str, str | None]:
+def implementations(op: choice.Op, *probe: Tensor | None) -> Here:
     """The backends of an op but its reference: None for one that takes tensors like `probe`, or why not."""
     return {
         name: implementation.unavailable() or implementation.unsupported(*probe)
@@ -97,9 +74,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(own, dynamic=False, fullgraph=True)
 
 
-def absent(*modules: str) -> str | None:
+def absent(*modules: str, fix: str = "pip install -c constraints.txt '.[bench]'") -> str | None:
     """Why a peer that needs these modules is not here; None where it is."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
-    if not missing:
-        return None
-    return f"{', '.join(missing)} is not installed: pip install -c constraints.txt '.[bench]'"
+    return f"{', '.join(missing)} is not installed: {fix}" if missing else None

@@ -1,20 +1,33 @@
 """Measure the variants of a problem side by side: interleaved rounds, medians, error beside speed."""
 
+import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wxkernels.bench.machine import Ceilings
+from wxkernels.bench.ceilings import Ceilings
+from wxkernels.bench.machine import cache_bytes
+from wxkernels.bench.results import Failure, Row
+from wxkernels.bench.statistics import noisy, ratio
 
 #: A call on one of several input sets; rotating them keeps a variant from finding its input in the cache.
 Call = Callable[[Sequence[Tensor]], Any]
 #: Turns what a call returned for a set of inputs into the value that `Problem.exact` computes; not timed.
 Finish = Callable[[Any, Sequence[Tensor]], Tensor]
+#: Is told what goes on.
+Progress = Callable[[str], None]
+
+#: Seconds. Who cannot be faster than this is not called once more before the rounds: at full size a network
+#: takes minutes a call, and what the caches hold is nothing to it.
+_LONG = 1.0
+#: Input sets at most: those of the smallest shapes do not fill a cache, which their rows say.
+_MOST_SETS = 256
 
 
 @dataclass(frozen=True)
@@ -40,66 +53,62 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Size:
+    """What a problem is made of: the batch, a shape of the case, the dtype of its input, where it runs."""
+
+    batch: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    model: str | None = None  # whose shape it is
+
+    def options(self) -> str:
+        """The options of wxkernels-bench for this size."""
+        dtype = "" if self.dtype == torch.float32 else f" --dtype {dtype_name(self.dtype)}"
+        device = "" if self.device.type == "cpu" else f" --device {self.device}"
+        shape = self.model or "x".join(map(str, self.shape))
+        return f"--shape {shape} --batch {self.batch}{dtype}{device} --threads {torch.get_num_threads()}"
+
+
+@dataclass(frozen=True)
 class Variant:
-    """One way to compute a problem. `build` makes its call; what it prepares (compilation) is not timed."""
+    """One way to compute a problem. `build` makes its call; what it prepares (compilation) is not timed.
+
+    `adapt` gives what the call takes in the place of an input set: the same values in another dtype, say.
+    """
 
     name: str
     build: Callable[[], Call]
     work: Work
     kind: Literal["ours", "pytorch", "peer"] = "ours"  # the fastest "pytorch" is the baseline
     finish: Finish = lambda result, inputs: result
+    adapt: Callable[[Sequence[Tensor]], Sequence[Tensor]] = lambda inputs: inputs
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A case at one shape and dtype. `exact` computes in float64, all samples or only the first ones."""
+    """A case at one size; `shape` is that of its input, with the batch.
 
+    `sample` makes a set of random inputs, in which weights are the same tensors each time. `exact` computes
+    in float64, all samples or only the first ones.
+    """
+
+    case: str
     op: str
+    size: Size
     shape: tuple[int, ...]
-    dtype: torch.dtype
-    inputs: Sequence[Sequence[Tensor]]
+    sample: Callable[[], Sequence[Tensor]]
     exact: Callable[[Sequence[Tensor]], Tensor]
     variants: Sequence[Variant]
-    command: str
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table. Times in ms; error is the largest absolute error over the largest |exact|."""
-
-    device: str
-    op: str
-    shape: str
-    dtype: str
-    backend: str
-    kind: str  # "ours", "pytorch" or "peer"
-    median_ms: float
-    p20_ms: float
-    p80_ms: float
-    speedup: float  # median over rounds of the time of the fastest PyTorch variant over this one's
-    against: dict[str, float]  # the same against each variant that is not ours
-    gflops: float
-    gbytes: float
-    floor_ms: float | None
-    floor_share: float | None
-    error: float
-    command: str
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
-@dataclass
-class Measured:
-    """Rows of one kind, and the peers that failed while they were prepared: (op, backend, reason)."""
-
-    rows: list[Any] = field(default_factory=list)
-    failed: list[tuple[str, str, str]] = field(default_factory=list)
-
-    def __iadd__(self, other: "Measured") -> "Measured":
-        self.rows += other.rows
-        self.failed += other.failed
-        return self
+def is_long(work: Work, ceilings: Ceilings) -> bool:
+    """Whether no call takes less than a second, so that one to warm up is a waste."""
+    return (work.seconds(ceilings) or 0.0) >= _LONG
 
 
 def measure(
@@ -107,47 +116,44 @@ def measure(
     ceilings: Ceilings,
     *,
     rounds: int,
-    device: torch.device,
-    progress: Callable[[str], None] = lambda text: None,
-) -> Measured:
+    progress: Progress = lambda text: None,
+) -> tuple[list[Row], list[Failure]]:
     """A row for each variant, all timed in the same interleaved rounds. A peer that fails is left out."""
-    calls: dict[str, Call] = {}
-    errors, failed = {}, []
+    failed = []
+    prepared: dict[str, tuple[Call, list[Sequence[Tensor]]]] = {}
+    errors: dict[str, float] = {}
     progress("the exact result in float64")
+    inputs = rotated(problem)
     with torch.inference_mode():
-        exact = problem.exact(problem.inputs[0])
-    scale = exact.abs().max().item() if exact.numel() else 1.0
+        exact = problem.exact(inputs[0])
     for variant in problem.variants:
         progress(f"prepares {variant.name}")
         try:
-            calls[variant.name], found = _prepare(variant, problem.inputs[0])
+            prepared[variant.name], found = prepare(variant, inputs)
         except Exception as error:
             if variant.kind != "peer":
                 raise
-            failed.append((problem.op, variant.name, _first_line(error)))
+            failed.append(Failure(problem.op, variant.name, _first_line(error)))
             continue
-        difference = (found[: len(exact)].to(exact) - exact).abs()
-        errors[variant.name] = (difference.max().item() if exact.numel() else 0.0) / (scale or 1.0)
-        del found, difference
-    variants = [v for v in problem.variants if v.name in calls]
-    times = {v.name: np.empty(rounds) for v in variants}
+        errors[variant.name] = _error(found, exact)
+        del found
+    variants = [v for v in problem.variants if v.name in prepared]
+    turns = cycle(range(len(inputs)))
     with torch.inference_mode():
         for variant in variants:  # again: preparing one can invalidate what was compiled for another
-            progress(f"warms up {variant.name}")
-            calls[variant.name](problem.inputs[-1])
-        for r in range(rounds):
-            inputs = problem.inputs[r % len(problem.inputs)]
-            for i in range(len(variants)):
-                name = variants[(i + r) % len(variants)].name  # no variant always follows the same one
-                progress(f"round {r + 1} of {rounds}: {name}")
-                times[name][r] = seconds(calls[name], inputs, device)
-    rows = [_row(problem, v, variants, times, errors, ceilings, rounds) for v in variants]
-    return Measured(rows, failed)
+            if not is_long(variant.work, ceilings):
+                progress(f"warms up {variant.name}")
+                call, own = prepared[variant.name]
+                call(own[next(turns)])
+        times = _interleaved(prepared, turns, rounds, problem.size.device, progress)
+    cold = _rotating_bytes(inputs) > (cache_bytes(problem.size.device) or float("inf"))
+    return [_row(problem, v, variants, times, errors[v.name], cold, ceilings) for v in variants], failed
 
 
 def seconds(call: Call, inputs: Sequence[Tensor], device: torch.device) -> float:
-    """The time of one call: events on a GPU, the clock elsewhere."""
+    """The time of one call: the clock; on a GPU events, after its cache was overwritten."""
     if device.type == "cuda":
+        _flushed(device).zero_()
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         call(inputs)
@@ -159,10 +165,63 @@ def seconds(call: Call, inputs: Sequence[Tensor], device: torch.device) -> float
     return time.perf_counter() - begin
 
 
-def _prepare(variant: Variant, inputs: Sequence[Tensor]) -> tuple[Call, Tensor]:
+@functools.cache
+def _flushed(device: torch.device) -> Tensor:
+    """Memory twice as large as the cache."""
+    return torch.empty(2 * (cache_bytes(device) or 0), dtype=torch.uint8, device=device)
+
+
+def rotated(problem: Problem) -> list[Sequence[Tensor]]:
+    """Two input sets, or as many as are together larger than the last level cache."""
+    inputs = [problem.sample(), problem.sample()]
+    each, cache = _rotating_bytes(inputs) // 2, cache_bytes(problem.size.device) or 0
+    while each and len(inputs) * each <= cache and len(inputs) < _MOST_SETS:
+        inputs.append(problem.sample())
+    return inputs
+
+
+def _rotating_bytes(inputs: Sequence[Sequence[Tensor]]) -> int:
+    """Of the tensors that are others in every set; weights are the same in all."""
+    shared = {id(t) for t in inputs[0]} & {id(t) for t in inputs[-1]}
+    return sum(t.nbytes for tensors in inputs for t in tensors if id(t) not in shared)
+
+
+def prepare(
+    variant: Variant, inputs: Sequence[Sequence[Tensor]]
+) -> tuple[tuple[Call, list[Sequence[Tensor]]], Tensor]:
+    """The call, what it takes for each input set, and the value that it computes for the first."""
+    with torch.inference_mode():
+        own = [variant.adapt(tensors) for tensors in inputs]
     call = variant.build()
     with torch.inference_mode():
-        return call, variant.finish(call(inputs), inputs)
+        return (call, own), variant.finish(call(own[0]), inputs[0])
+
+
+def _error(found: Tensor, exact: Tensor) -> float:
+    """The largest absolute error over the largest value; 0 of nothing."""
+    if not exact.numel():
+        return 0.0
+    largest = (found[: len(exact)].to(exact) - exact).abs().max().item()
+    return largest / (exact.abs().max().item() or 1.0)
+
+
+def _interleaved(
+    prepared: Mapping[str, tuple[Call, Sequence[Sequence[Tensor]]]],
+    turns: Iterator[int],
+    rounds: int,
+    device: torch.device,
+    progress: Progress,
+) -> dict[str, np.ndarray]:
+    """Seconds of each call in each round; every call takes the next inputs."""
+    names = list(prepared)
+    times = {name: np.empty(rounds) for name in names}
+    for r in range(rounds):
+        for i in range(len(names)):
+            name = names[(i + r) % len(names)]  # no variant always follows the same one
+            progress(f"round {r + 1} of {rounds}: {name}")
+            call, own = prepared[name]
+            times[name][r] = seconds(call, own[next(turns)], device)
+    return times
 
 
 def _row(
@@ -170,35 +229,51 @@ def _row(
     variant: Variant,
     variants: Sequence[Variant],
     times: Mapping[str, np.ndarray],
-    errors: Mapping[str, float],
+    error: float,
+    cold: bool,
     ceilings: Ceilings,
-    rounds: int,
 ) -> Row:
-    t = times[variant.name]
+    size, t, flops = problem.size, times[variant.name], variant.work.flops
     median = float(np.median(t))
-    plain = [v.name for v in variants if v.kind == "pytorch"] or [variants[0].name]
-    baseline = times[min(plain, key=lambda name: float(np.median(times[name])))]
+    # Of PyTorch, or of what there is.
+    plain = [v for v in variants if v.kind == "pytorch"] or [v for v in variants if v.kind == "peer"]
+    baseline = min((v.name for v in plain or variants), key=lambda name: float(np.median(times[name])))
+    speedup = ratio(times[baseline], t)
     floor = variant.work.seconds(ceilings)
+    chosen = [f"--{'backend' if variant.kind == 'ours' else 'peer'} {variant.name}"]
+    if baseline not in (variant.name, *(v.name for v in variants if v.kind == "ours")):
+        chosen.append(f"--peer {baseline}")
     return Row(
         device=ceilings.device,
+        case=problem.case,
+        model=size.model,
         op=problem.op,
         shape="x".join(map(str, problem.shape)),
-        dtype=str(problem.dtype).removeprefix("torch."),
+        batch=size.batch,
+        dtype=dtype_name(size.dtype),
         backend=variant.name,
         kind=variant.kind,
+        precision=dtype_name(min(flops, key=lambda dtype: dtype.itemsize, default=size.dtype)),
+        rounds=len(t),
+        times_ms=[float(f"{1e3 * seconds:.6g}") for seconds in t],
         median_ms=1e3 * median,
         p20_ms=1e3 * float(np.percentile(t, 20)),
         p80_ms=1e3 * float(np.percentile(t, 80)),
-        speedup=float(np.median(baseline / t)),
+        baseline=baseline,
+        speedup=speedup.median,
+        speedup_low=speedup.low,
+        speedup_high=speedup.high,
+        noisy=noisy(t, speedup),
+        cold=cold,
         against={
-            v.name: float(np.median(times[v.name] / t)) for v in variants if v.kind != "ours" and v != variant
+            v.name: ratio(times[v.name], t).median for v in variants if v.kind != "ours" and v != variant
         },
-        gflops=sum(variant.work.flops.values()) / median / 1e9,
+        gflops=sum(flops.values()) / median / 1e9,
         gbytes=variant.work.bytes / median / 1e9,
         floor_ms=None if floor is None else 1e3 * floor,
         floor_share=None if floor is None else floor / median,
-        error=errors[variant.name],
-        command=f"{problem.command} --rounds {rounds} --backend {variant.name}",
+        error=error,
+        command=f"wxkernels-bench {problem.case} {size.options()} --rounds {len(t)} {' '.join(chosen)}",
     )
 
 

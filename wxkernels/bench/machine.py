@@ -1,101 +1,116 @@
-"""What machine this is and what it can do at most, measured in the run that uses it."""
+"""What machine this is, and in what state: the header that stands with every table of results."""
 
+import os
 import platform
+import re
+import shutil
 import subprocess
 import time
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import wxkernels
 from wxkernels import _native
 
-
-@dataclass(frozen=True)
-class Ceilings:
-    """Peaks of a device: operations/s by dtype of their operands, bytes/s of a copy (None: not measured)."""
-
-    device: str
-    flops: dict[torch.dtype, float]
-    bandwidth: float | None
+_CPU = Path("/sys/devices/system/cpu/cpu0")
+_SMI = {  # nvidia-smi's names, ours
+    "clocks.sm": "clock_mhz",
+    "clocks.max.sm": "clock_max_mhz",
+    "power.draw": "power_w",
+    "power.limit": "power_limit_w",
+    "temperature.gpu": "temperature_c",
+}
 
 
 def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    model = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in _read("/proc/cpuinfo").splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor() or platform.machine(),
-    )
+    lines = _read("/proc/cpuinfo").splitlines()
+    models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    model = next(models, platform.processor() or platform.machine())
     isa = _native.core.isa() if _native.core else "no native kernels"
     return f"{model}, {torch.get_num_threads()} threads, {isa}"
 
 
-def measure_ceilings(device: torch.device) -> Ceilings:
-    """Peak operations/s (largest of a register loop and a 2048^3 product) and copy bandwidth of `device`."""
-    n = 2048 if device.type == "cpu" else 8192
-    peaks: dict[torch.dtype, float] = {}
-    if device.type == "cpu" and _native.core:
-        # Before any product: PyTorch's threads spin on after one, and took a fifth of the peak measured then.
-        found = _native.core.peak_flops(torch.get_num_threads())
-        peaks = {getattr(torch, name): flops for name, flops in found.items()}
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        if dtype == torch.float16 and device.type == "cpu":
-            continue  # CPUs without float16 products: the kernels compute it in float32
-        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-        product = 2 * n**3 / _best_seconds(lambda a=a, b=b: a @ b, device)
-        peaks[dtype] = max(product, peaks.get(dtype, 0.0))
-    a, b = (torch.randint(-127, 128, (n, n), dtype=torch.int8, device=device) for _ in range(2))
-    product = 2 * n**3 / _best_seconds(lambda: torch._int_mm(a, b), device)
-    peaks[torch.int8] = max(product, peaks.get(torch.int8, 0.0))
-    if device.type == "cpu":
-        peaks[torch.float16] = peaks[torch.float32]
-    source = torch.randn((256 << 20) // 4, device=device)
-    target = torch.empty_like(source)
-    bandwidth = 2 * source.nbytes / _best_seconds(lambda: target.copy_(source), device)
-    return Ceilings(device_name(device), peaks, bandwidth)
+def cache_bytes(device: torch.device) -> int | None:
+    """The size of the last level cache; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).L2_cache_size
+    sizes = [_read(path).strip() for path in _CPU.glob("cache/index*/size")]
+    units = {"K": 2**10, "M": 2**20}
+    return max((int(s[:-1]) * units[s[-1]] for s in sizes if re.fullmatch(r"\d+[KM]", s)), default=None)
 
 
-def conditions(device: torch.device, ceilings: Ceilings) -> dict[str, object]:
-    """The header that stands with every table of results."""
+def conditions(device: torch.device) -> dict[str, Any]:
+    """The device and its state now, the versions of what ran; None for what the system does not tell."""
+    cache = cache_bytes(device)
+    state = _gpu(device) if device.type == "cuda" else _cpu()
     return {
-        "device": ceilings.device,
+        "device": device_name(device),
+        "type": device.type,
         "threads": torch.get_num_threads(),
-        "peak_gflops": {str(k).removeprefix("torch."): round(v / 1e9) for k, v in ceilings.flops.items()},
-        "copy_gbytes": ceilings.bandwidth and round(ceilings.bandwidth / 1e9, 1),
+        "cores": os.cpu_count(),
+        "cache_mbytes": cache and round(cache / 2**20, 1),
+        **state,
         "wxkernels": wxkernels.__version__,
         "commit": _commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "peers": _versions("torchao", "onnxruntime", "openvino", "nncf", "ai-models-fourcastnet"),
+        "peers": _versions(
+            "torchao", "onnxruntime", "openvino", "nncf", "torch-tensorrt", "ai-models-fourcastnet"
+        ),
         "system": platform.platform(),
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
+
+
+def _cpu() -> dict[str, Any]:
+    """Memory, and the clock of the fastest core now and at most."""
+    now = [float(mhz) for mhz in re.findall(r"cpu MHz\s*: ([\d.]+)", _read("/proc/cpuinfo"))]
+    most = _read(_CPU / "cpufreq/cpuinfo_max_freq").strip()
+    total = re.search(r"MemTotal:\s+(\d+) kB", _read("/proc/meminfo"))
+    return {
+        "memory_gbytes": total and round(int(total[1]) * 1024 / 1e9, 1),
+        "clock_mhz": max(now, default=None),
+        "clock_max_mhz": int(most) / 1e3 if most else None,
+    }
+
+
+def _gpu(device: torch.device) -> dict[str, Any]:
+    """Memory, and what nvidia-smi tells of clocks, power and temperature."""
+    properties = torch.cuda.get_device_properties(device)
+    return {"memory_gbytes": round(properties.total_memory / 1e9, 1), **smi(f"GPU-{properties.uuid}")}
+
+
+def smi(gpu: str) -> dict[str, float | None]:
+    """Clocks, power and temperature of a GPU by its identifier, of those that nvidia-smi tells."""
+    known: dict[str, float | None] = dict.fromkeys(_SMI.values())
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return known
+    query = [program, "-i", gpu, f"--query-gpu={','.join(_SMI)}", "--format=csv,noheader,nounits"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    values = done.stdout.strip().split(", ")
+    if done.returncode or len(values) != len(_SMI):
+        return known
+    return {
+        name: float(value) if re.fullmatch(r"[\d.]+", value) else None
+        for name, value in zip(_SMI.values(), values, strict=True)
+    }
+
+
+def load() -> float | None:
+    """Processes that ran or waited to, on average of the last minute; before a run those of others."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def _versions(*packages: str) -> dict[str, str]:
     """Of those that are installed."""
     installed = {p.metadata["Name"]: p.version for p in metadata.distributions()}
     return {name: installed[name] for name in packages if name in installed}
-
-
-def _best_seconds(call, device: torch.device, repeats: int = 5) -> float:
-    best = float("inf")
-    for _ in range(repeats + 1):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        begin = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - begin)
-    return best
 
 
 def _commit() -> str | None:
@@ -112,7 +127,7 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def _read(path: str) -> str:
+def _read(path: str | Path) -> str:
     try:
         return Path(path).read_text()
     except OSError:

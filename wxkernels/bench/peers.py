@@ -33,13 +33,14 @@ class Peer:
     precision: Literal["fp32", "bf16", "int8"]
     kind: Literal["pytorch", "peer"] = "peer"
     needs: Sequence[str] = ()
-    cpu_only: bool = False
+    only: Literal["cpu", "cuda"] | None = None
+    fix: str = "pip install -c constraints.txt '.[bench]'"
 
     def reason(self, device: torch.device) -> str | None:
         """Why it does not run here; None where it does."""
-        if self.cpu_only and device.type != "cpu":
-            return "it runs on the CPU"
-        return absent(*self.needs)
+        if self.only and device.type != self.only:
+            return "it runs on the CPU" if self.only == "cpu" else "it runs on GPUs"
+        return absent(*self.needs, fix=self.fix)
 
 
 def _eager(network: nn.Module, x: Tensor, *, bf16: bool) -> Call:
@@ -120,6 +121,15 @@ def _openvino(network: nn.Module, x: Tensor, *, precision: str, int8: bool = Fal
     return lambda tensors: torch.from_numpy(compiled(tensors[0].numpy())[0])
 
 
+def _tensorrt(network: nn.Module, x: Tensor, **options: Any) -> Call:
+    """As torch_tensorrt 2.14 has it; what it does not convert PyTorch runs. Not tried, for want of a GPU."""
+    with _quiet():
+        import torch_tensorrt
+
+        engine = torch_tensorrt.compile(network, ir="dynamo", inputs=[x], min_block_size=1, **options)
+    return lambda tensors: engine(*tensors)
+
+
 def _softshrink(context: Any) -> list[Any]:
     """The one operation of the network that OpenVINO does not convert: x - clamp(x, -lambda, lambda)."""
     from openvino import opset14
@@ -159,6 +169,15 @@ def _quiet() -> Iterator[None]:
 
 _AUTOTUNE: dict[str, Any] = {"freezing": True, "max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"}
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
+_TENSORRT_BF16: dict[str, Any] = {
+    "enable_autocast": True,
+    "autocast_low_precision_type": torch.bfloat16,
+}
+_TENSORRT: dict[str, Any] = {
+    "needs": ("torch_tensorrt",),
+    "only": "cuda",
+    "fix": "pip install torch-tensorrt",
+}
 
 PEERS = {
     "eager": Peer(partial(_eager, bf16=False), "fp32", "pytorch"),
@@ -169,12 +188,14 @@ PEERS = {
     "compiled-bf16-freezing": Peer(partial(_compiled, bf16=True, freezing=True), "bf16", "pytorch"),
     "compiled-bf16-autotune": Peer(partial(_compiled, bf16=True, **_AUTOTUNE), "bf16", "pytorch"),
     "torchao-int8": Peer(_torchao, "int8", needs=("torchao",)),
-    "pt2e-int8": Peer(_pt2e, "int8", needs=("torchao",), cpu_only=True),
-    "onnxruntime": Peer(partial(_onnxruntime, int8=False), "fp32", needs=_ONNX, cpu_only=True),
-    "onnxruntime-int8": Peer(partial(_onnxruntime, int8=True), "int8", needs=_ONNX, cpu_only=True),
-    "openvino": Peer(partial(_openvino, precision="f32"), "fp32", needs=("openvino",), cpu_only=True),
-    "openvino-bf16": Peer(partial(_openvino, precision="bf16"), "bf16", needs=("openvino",), cpu_only=True),
+    "pt2e-int8": Peer(_pt2e, "int8", needs=("torchao",), only="cpu"),
+    "onnxruntime": Peer(partial(_onnxruntime, int8=False), "fp32", needs=_ONNX, only="cpu"),
+    "onnxruntime-int8": Peer(partial(_onnxruntime, int8=True), "int8", needs=_ONNX, only="cpu"),
+    "openvino": Peer(partial(_openvino, precision="f32"), "fp32", needs=("openvino",), only="cpu"),
+    "openvino-bf16": Peer(partial(_openvino, precision="bf16"), "bf16", needs=("openvino",), only="cpu"),
     "openvino-int8": Peer(
-        partial(_openvino, precision="bf16", int8=True), "int8", needs=("openvino", "nncf"), cpu_only=True
+        partial(_openvino, precision="bf16", int8=True), "int8", needs=("openvino", "nncf"), only="cpu"
     ),
+    "tensorrt": Peer(_tensorrt, "fp32", **_TENSORRT),
+    "tensorrt-bf16": Peer(partial(_tensorrt, **_TENSORRT_BF16), "bf16", **_TENSORRT),
 }

@@ -1,26 +1,32 @@
 """The time of a network's step by part: embedding, filter, MLP, head, and what is left."""
 
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.profiler import record_function
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from wxkernels.bench.engine import Call, Work
-from wxkernels.bench.machine import Ceilings
+from wxkernels.bench.ceilings import Ceilings
+from wxkernels.bench.engine import Call, Progress, Size, Work, is_long
+from wxkernels.bench.results import Part
+from wxkernels.io.files import whole_file
 
 #: What lies between the named parts.
 OTHER = "other"
 
 
 class Clock:
-    """Seconds by part, added up between `start` and `stop`; waits for a GPU at both ends."""
+    """Adds up seconds by part; waits for a GPU at both ends."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -31,9 +37,17 @@ class Clock:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Counts for the part `name`, which is also a range of a trace."""
+        with record_function(name):
+            begin = self.now()
+            yield
+            self.seconds[name] += self.now() - begin
+
 
 class OpClock(TorchDispatchMode):
-    """Adds up the time of torch operators that `parts` gives a part for, by their names."""
+    """Times torch operators that `parts` gives a part for, by their names."""
 
     def __init__(self, clock: Clock, parts: Mapping[str, str]):
         super().__init__()
@@ -41,27 +55,24 @@ class OpClock(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         part = self.parts.get(func.name().partition(".")[0])
-        if part is None:
+        with self.clock.part(part) if part else ExitStack():
             return func(*args, **(kwargs or {}))
-        begin = self.clock.now()
-        result = func(*args, **(kwargs or {}))
-        self.clock.seconds[part] += self.clock.now() - begin
-        return result
 
 
 @contextmanager
 def module_clock(clock: Clock, parts: Mapping[str, Sequence[nn.Module]]) -> Iterator[None]:
-    """Adds up the time of the forwards of modules, by part."""
-    begun: dict[nn.Module, float] = {}
+    """Times the forwards of modules, by part."""
+    open_parts: dict[nn.Module, AbstractContextManager[None]] = {}
     handles = []
     for part, modules in parts.items():
         for module in modules:
 
-            def enter(module: nn.Module, args: Any) -> None:
-                begun[module] = clock.now()
+            def enter(module: nn.Module, args: Any, part: str = part) -> None:
+                open_parts[module] = clock.part(part)
+                open_parts[module].__enter__()
 
-            def leave(module: nn.Module, args: Any, output: Any, part: str = part) -> None:
-                clock.seconds[part] += clock.now() - begun.pop(module)
+            def leave(module: nn.Module, args: Any, output: Any) -> None:
+                open_parts.pop(module).__exit__(None, None, None)
 
             handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
     try:
@@ -76,72 +87,91 @@ class Profiled:
     """A variant of a network, what times its parts, and the least work of each."""
 
     name: str
+    kind: str  # "ours", "pytorch" or "peer"
     call: Call
     clock: Callable[[Clock], AbstractContextManager[Any]]
     work: Mapping[str, Work]
 
 
 @dataclass(frozen=True)
-class Part:
-    """One part of a step of one variant: medians over rounds, ms. `floor_ms` None: nothing need be done."""
+class Network:
+    """A network to take apart, at one size; `shape` is that of its input, with the batch."""
 
+    case: str
     op: str
-    shape: str
-    backend: str
-    part: str
-    median_ms: float
-    share: float  # of the step
-    floor_ms: float | None
-    floor_share: float | None
-    command: str
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    size: Size
+    shape: tuple[int, ...]
+    inputs: Sequence[Tensor]
+    variants: Sequence[Profiled]
 
 
 def measure_parts(
-    op: str,
-    shape: Sequence[int],
-    variants: Sequence[Profiled],
-    inputs: Sequence[Any],
-    ceilings: Ceilings,
-    *,
-    rounds: int,
-    device: torch.device,
-    command: str,
-    progress: Callable[[str], None] = lambda text: None,
+    network: Network, ceilings: Ceilings, *, rounds: int, progress: Progress = lambda text: None
 ) -> list[Part]:
-    """The parts of each variant, timed in the same interleaved rounds after one step to warm up."""
+    """The parts of each variant, timed in the same interleaved rounds."""
+    variants = network.variants
     times: dict[str, dict[str, list[float]]] = {v.name: defaultdict(list) for v in variants}
-    for r in range(rounds + 1):
+    for variant in variants:
+        if not is_long(reduce(Work.__add__, variant.work.values()), ceilings):
+            progress(f"warms up {variant.name}")
+            _step(network, variant)
+    for r in range(rounds):
         for i in range(len(variants)):
             variant = variants[(i + r) % len(variants)]
-            progress(f"round {r} of {rounds}: {variant.name}")
-            clock = Clock(device)
-            with torch.inference_mode(), variant.clock(clock):
-                begin = clock.now()
-                variant.call(inputs)
-                whole = clock.now() - begin
-            if r:
-                for part in variant.work:
-                    times[variant.name][part].append(clock.seconds[part])
-                times[variant.name][OTHER].append(whole - sum(clock.seconds.values()))
-    found = []
-    for variant in variants:
-        medians = {part: float(np.median(t)) for part, t in times[variant.name].items()}
-        for part, median in medians.items():
-            floor = variant.work[part].seconds(ceilings) if part in variant.work else None
-            found.append(
-                Part(
-                    op=op,
-                    shape="x".join(map(str, shape)),
-                    backend=variant.name,
-                    part=part,
-                    median_ms=1e3 * median,
-                    share=median / sum(medians.values()),
-                    floor_ms=None if floor is None else 1e3 * floor,
-                    floor_share=None if floor is None or not median else floor / median,
-                    command=f"{command} --rounds {rounds} --backend {variant.name}",
-                )
-            )
-    return found
+            progress(f"round {r + 1} of {rounds}: {variant.name}")
+            for part, seconds in _step(network, variant).items():
+                times[variant.name][part].append(seconds)
+    return [part for v in variants for part in _parts(network, v, times[v.name], ceilings, rounds)]
+
+
+def write_trace(network: Network, path: str | Path) -> None:
+    """A step of each variant, one after another, as a Chrome trace: JSON for chrome://tracing or Perfetto."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it writes lines of its own to stderr
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if network.size.device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profiler:
+        for variant in network.variants:
+            with record_function(variant.name):
+                _step(network, variant)
+    with whole_file(path) as partial:
+        profiler.export_chrome_trace(str(partial))
+
+
+def _step(network: Network, variant: Profiled) -> dict[str, float]:
+    """Seconds of the parts of one step."""
+    clock = Clock(network.size.device)
+    with torch.inference_mode(), variant.clock(clock):
+        begin = clock.now()
+        variant.call(network.inputs)
+        whole = clock.now() - begin
+    found = {part: clock.seconds[part] for part in variant.work}
+    return {**found, OTHER: whole - sum(found.values())}
+
+
+def _parts(
+    network: Network,
+    variant: Profiled,
+    times: Mapping[str, Sequence[float]],
+    ceilings: Ceilings,
+    rounds: int,
+) -> Iterator[Part]:
+    medians = {part: float(np.median(t)) for part, t in times.items()}
+    option = f"--{'backend' if variant.kind == 'ours' else 'peer'} {variant.name}"
+    command = f"wxkernels-bench profile {network.case} {network.size.options()} --rounds {rounds} {option}"
+    for part, median in medians.items():
+        floor = variant.work[part].seconds(ceilings) if part in variant.work else None
+        yield Part(
+            case=network.case,
+            model=network.size.model,
+            op=network.op,
+            shape="x".join(map(str, network.shape)),
+            batch=network.size.batch,
+            backend=variant.name,
+            part=part,
+            median_ms=1e3 * median,
+            share=median / sum(medians.values()),
+            floor_ms=None if floor is None else 1e3 * floor,
+            floor_share=None if floor is None or not median else floor / median,
+            command=command,
+        )

@@ -1,176 +1,302 @@
 """wxkernels-bench: measure the kernels against PyTorch, side by side, with the error beside the speed."""
 
-import csv
-import json
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from wxkernels.bench import tables
-from wxkernels.bench.case import Case, Size, dtype_name
+from wxkernels.bench import export, plots, selection, tables
+from wxkernels.bench.case import Case
 from wxkernels.bench.cases import CASES
-from wxkernels.bench.engine import Measured, measure
-from wxkernels.bench.machine import conditions, measure_ceilings
-from wxkernels.bench.plots import plot_parts
+from wxkernels.bench.ceilings import measure_ceilings
+from wxkernels.bench.compare import compare
+from wxkernels.bench.engine import Progress, Size, measure
+from wxkernels.bench.machine import conditions, load
+from wxkernels.bench.memory import footprints
+from wxkernels.bench.profile import measure_parts, write_trace
+from wxkernels.bench.results import Results, read
 from wxkernels.cli import one_line_errors, torch_device
 from wxkernels.errors import UserError
-from wxkernels.io.files import whole_file
+
+_FILE = click.Path(path_type=Path)
+_QUICK_ROUNDS = 3
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+class _Bench(click.Group):
+    """Measures, unless its first word is one of its commands."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
+        words = list(sys.argv[1:] if args is None else args)
+        extra["obj"] = shlex.join(["wxkernels-bench", *words])
+        if words and words[0] in self.commands:
+            return self.commands[words[0]].main(words[1:], f"wxkernels-bench {words[0]}", **extra)
+        return super().main(words, prog_name, **extra)
+
+
+def _options(*which: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def add(command: Any) -> Any:
+        for option in reversed(which):
+            command = option(command)
+        return command
+
+    return add
+
+
+_SIZES = _options(
+    click.option("--device", default="cpu", show_default=True, help="cpu or cuda[:i]."),
+    click.option("--threads", type=click.IntRange(1), help="CPU threads. [PyTorch's own choice]"),
+    click.option(
+        "--shape", "shapes", multiple=True, help="A model's name or sizes such as 90x180x768x8; repeatable."
+    ),
+    click.option(
+        "--batch", "batches", type=click.IntRange(0), multiple=True, help="Batch size; repeatable. [1]"
+    ),
+)
+_VARIANTS = _options(
+    click.option("--backend", "backends", multiple=True, help="Of ours only this; repeatable."),
+    click.option("--peer", "peers", multiple=True, help="Of the peers only this; repeatable."),
+)
+_PRECISION = click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(selection.PRECISIONS),
+    help="Only ours in this precision; repeatable.",
+)
+_ROUNDS = click.option("--rounds", type=click.IntRange(1), help="Interleaved rounds. [15; fourcastnet 5]")
+_OUTPUT = _options(
+    click.option("--json", "json_path", type=_FILE, help="Write a results file."),
+    click.option("--csv", "csv_path", type=_FILE, help="Write the rows."),
+    click.option("--reproduce", is_flag=True, help="Print the command behind each row."),
+)
+
+
+@click.group(
+    cls=_Bench,
+    invoke_without_command=True,
+    subcommand_metavar="",
+    context_settings={"help_option_names": ["-h", "--help"], "allow_interspersed_args": True},
+)
 @click.argument("cases", nargs=-1, metavar="[CASE]...")
-@click.option("--list", "listing", is_flag=True, help="List cases, shapes and backends, and stop.")
-@click.option(
-    "--shape", "shapes", multiple=True, help="A model's name or sizes such as 90x180x768x8; repeatable."
-)
-@click.option("--batch", "batches", type=click.IntRange(0), multiple=True, help="Batch size; repeatable. [1]")
+@_SIZES
 @click.option("--dtype", "dtypes", multiple=True, help="Of the input; repeatable. [the case's first]")
-@click.option(
-    "--backend", "names", multiple=True, help="Only this variant (the baseline runs too); repeatable."
-)
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda[:i].")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads. [PyTorch's own choice]")
-@click.option("--rounds", type=click.IntRange(1), help="Interleaved rounds. [15; fourcastnet 5]")
-@click.option("--profile", is_flag=True, help="The time of a step by part instead (fourcastnet).")
-@click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="Draw the --profile to this file.")
-@click.option(
-    "--memory",
-    is_flag=True,
-    help="The peak memory of a step instead, in processes of their own (fourcastnet).",
-)
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write conditions and rows here.")
-@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the rows here.")
-@click.option("--reproduce", is_flag=True, help="Print the command behind each row.")
+@_VARIANTS
+@_ROUNDS
+@click.option("--quick", is_flag=True, help="A look: small shapes, 3 rounds, the first baseline only.")
+@click.option("--list", "listing", is_flag=True, help="List cases, shapes and variants, and stop.")
+@_OUTPUT
+@click.option("--plot", "plot_path", type=_FILE, help="Draw the results.")
+@click.option("--logger", "loggers", multiple=True, help="Add the run to a log: wandb, csv or csv=FILE.")
+@click.pass_obj
 @one_line_errors
 def main(
-    cases, listing, shapes, batches, dtypes, names, device, threads, rounds, profile, plot_path, memory,
-    json_path, csv_path, reproduce,
+    command_line, cases, device, threads, shapes, batches, dtypes, backends, peers, rounds, quick, listing,
+    json_path, csv_path, reproduce, plot_path, loggers,
 ):  # fmt: skip
-    """Measure CASE (default: all). Every variant runs in the same interleaved rounds on random input."""
-    if threads:
-        torch.set_num_threads(threads)
-    target = torch_device(device)
-    chosen = [_case(name) for name in cases or CASES]
+    """Measure CASE (default: all), every variant in the same interleaved rounds on random input.
+
+    Without --backend and --peer all that can runs. With a --backend alone the case's baselines run beside it;
+    speeds are against the fastest PyTorch variant that ran.
+    """
+    target = _device(device, threads)
+    chosen = [selection.case(name) for name in cases or CASES]
     if listing:
-        return _list(chosen, target)
-    if plot_path and not profile:
-        raise UserError("--plot draws what --profile measures: give both")
-    what = "profile" if profile else "memory" if memory else "problem"
-    for case in chosen:
-        if getattr(case, what) is None:
-            having = ", ".join(name for name, case in CASES.items() if getattr(case, what))
-            raise UserError(f"--{what}: {case.name} has none; {having} has")
+        for part in tables.cases(chosen, target):
+            Console(width=120).print(part, highlight=False)
+        return
+    logs = [export.logger(text) for text in loggers]
+    _writable(json_path, csv_path, plot_path)
     sizes = [
-        (case, Size(batch, shape, _dtype(case, dtype), target))
+        (case, size)
         for case in chosen
-        for shape in _shapes(case, shapes)
-        for dtype in dtypes or (dtype_name(case.dtypes[0]),)
-        for batch in batches or (1,)
+        for size in selection.sizes(case, target, shapes, batches, dtypes, quick)
     ]
-    if plot_path and len(sizes) > 1:
-        raise UserError("--plot draws one size: give one case, one --shape and one --batch")
-    wanted = {case.name: _variants(case, names, target, profile) for case in chosen}
-    ceilings = measure_ceilings(target)
-    measured = Measured()
-    with Console(stderr=True).status("") as status:
+    names = {}
+    for case in chosen:
+        ours = _ours(case, target) if quick and not (backends or peers) else backends
+        wanted = selection.variants(case, target, ours, peers)
+        names[case.name] = selection.with_baselines(case, target, wanted, quick)
+    before = load()
+    ceilings = measure_ceilings(target, quick=quick)
+    results = Results(command_line, {})
+    with _progress(sizes) as tell:
         for case, size in sizes:
             torch.compiler.reset()  # recompilations are limited, and old ones would count
-
-            def tell(text: str, before: str = f"{case.name}, batch {size.batch}: ") -> None:
-                status.update(before + text)
-
-            chosen_rounds = rounds or case.rounds
-            if profile and case.profile:
-                measured.rows += case.profile(size, wanted[case.name], ceilings, chosen_rounds, tell)
-            elif memory and case.memory:
-                measured.rows += case.memory(size, tell)
-            else:
-                problem = case.problem(size, wanted[case.name])
-                measured += measure(problem, ceilings, rounds=chosen_rounds, device=target, progress=tell)
-    header = conditions(target, ceilings)
-    tables.show(Console(width=140 if not sys.stdout.isatty() else None), header, measured, reproduce)
+            problem = case.problem(size, names[case.name])
+            most = rounds or (_QUICK_ROUNDS if quick else case.rounds)
+            rows, failed = measure(problem, ceilings, rounds=most, progress=tell(case, size))
+            results.times += rows
+            results.failed += failed
+    results.conditions = {**conditions(target), **ceilings.conditions(), "load": before}
+    _finish(results, results.times, json_path, csv_path, reproduce)
     if plot_path:
-        case, size = sizes[0]
-        title = f"{case.name}, {size.batch} x {'x'.join(map(str, size.shape))}: {header['device']}"
-        plot_parts(measured.rows, title, plot_path)
-    _write(measured, header, json_path, csv_path)
-    return None
+        plots.plot_results([results], plot_path)
+    for log in logs:
+        log(results)
 
 
-def _write(measured: Measured, header: dict[str, Any], json_path: Path | None, csv_path: Path | None) -> None:
-    rows = [row.as_dict() for row in measured.rows]
+@main.command()
+@click.argument("case")
+@_SIZES
+@_VARIANTS
+@_PRECISION
+@_ROUNDS
+@_OUTPUT
+@click.option("--plot", "plot_path", type=_FILE, help="Draw the parts.")
+@click.option("--trace", "trace_path", type=_FILE, help="Write a step of each variant as a Chrome trace.")
+@click.pass_obj
+@one_line_errors
+def profile(
+    command_line, case, device, threads, shapes, batches, backends, peers, precisions, rounds,
+    json_path, csv_path, reproduce, plot_path, trace_path,
+):  # fmt: skip
+    """Measure the time of a step of CASE by part: embedding, filter, MLP, head and what lies between."""
+    target = _device(device, threads)
+    chosen = selection.case(case)
+    if chosen.network is None:
+        having = ", ".join(name for name, case in CASES.items() if case.network)
+        raise UserError(f"profile: {chosen.name} has no parts; {having} has")
+    _writable(json_path, csv_path, plot_path, trace_path)
+    sizes = selection.sizes(chosen, target, shapes, batches)
+    if len(sizes) > 1 and (plot_path or trace_path):
+        raise UserError("--plot and --trace are of one size: give one --shape and one --batch")
+    names = selection.variants(chosen, target, backends, peers, precisions)
+    if backends or peers or precisions:
+        for name in names:
+            if name not in chosen.profiled:
+                raise UserError(f"profile: {name} has no parts; choose from {', '.join(chosen.profiled)}")
+    else:
+        names = [name for name in names if name in chosen.profiled]
+    before = load()
+    ceilings = measure_ceilings(target)
+    results = Results(command_line, {})
+    with _progress([(chosen, size) for size in sizes]) as tell:
+        for size in sizes:
+            network = chosen.network(size, names)
+            progress = tell(chosen, size)
+            results.parts += measure_parts(
+                network, ceilings, rounds=rounds or chosen.rounds, progress=progress
+            )
+            if trace_path:
+                progress("writes the trace")
+                write_trace(network, trace_path)
+    results.conditions = {**conditions(target), **ceilings.conditions(), "load": before}
+    _finish(results, results.parts, json_path, csv_path, reproduce)
+    if plot_path:
+        shape = "x".join(map(str, sizes[0].shape))
+        title = f"{chosen.name}, {sizes[0].batch} x {shape}: {results.conditions['device']}"
+        plots.plot_parts(results.parts, title, plot_path)
+
+
+@main.command()
+@click.argument("case")
+@_SIZES
+@click.option("--dtype", "dtypes", multiple=True, help="Of the input; repeatable. [the case's first]")
+@_VARIANTS
+@_PRECISION
+@_OUTPUT
+@click.pass_obj
+@one_line_errors
+def memory(
+    command_line, case, device, threads, shapes, batches, dtypes, backends, peers, precisions,
+    json_path, csv_path, reproduce,
+):  # fmt: skip
+    """Measure the peak memory of one call of CASE, each variant in a process of its own."""
+    target = _device(device, threads)
+    chosen = selection.case(case)
+    _writable(json_path, csv_path)
+    sizes = selection.sizes(chosen, target, shapes, batches, dtypes)
+    names = selection.variants(chosen, target, backends, peers, precisions)
+    if chosen.profiled and not (backends or peers or precisions):
+        names = [name for name in names if name in chosen.profiled]  # the others take minutes to compile
+    before = load()
+    results = Results(command_line, {})
+    with _progress([(chosen, size) for size in sizes]) as tell:
+        for size in sizes:
+            progress = tell(chosen, size)
+            if chosen.memory:
+                results.memory += chosen.memory(size, names, progress)
+            else:
+                results.memory += footprints(chosen.name, chosen.problem, size, names, progress)
+    results.conditions = {**conditions(target), "load": before}
+    _finish(results, results.memory, json_path, csv_path, reproduce)
+
+
+@main.command("compare")
+@click.argument("old", type=_FILE)
+@click.argument("new", type=_FILE)
+@click.option("--fail-on-slower", is_flag=True, help="Exit with 1 if one of ours became slower.")
+@one_line_errors
+def compare_command(old, new, fail_on_slower):
+    """Show what changed from OLD to NEW, two results files of one device, beyond the noise of both.
+
+    Speeds are compared, each against the baseline of its own run: another day's clock does not matter.
+    """
+    found = compare(read(old), read(new))
+    for part in tables.changes(found):
+        _console().print(part, highlight=False)
+    if fail_on_slower and any(c.row.kind == "ours" and c.verdict == "slower" for c in found):
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=_FILE, metavar="RESULTS...")
+@click.option("-o", "--output", type=_FILE, required=True, help="The page to write, such as report.html.")
+@one_line_errors
+def report(files, output):
+    """Write RESULTS, one or more results files, as one HTML page that needs no network."""
+    from wxkernels.bench import report
+
+    report.write([read(path) for path in files], output)
+
+
+def _device(name: str, threads: int | None) -> torch.device:
+    if threads:
+        torch.set_num_threads(threads)
+    device = torch_device(name)
+    assert isinstance(device, torch.device)
+    return device
+
+
+def _ours(case: Case, device: torch.device) -> list[str]:
+    return [name for name, reason in case.ours(device).items() if reason is None]
+
+
+def _writable(*paths: Path | None) -> None:
+    """UserError, before anything is measured: a file has no folder to be written to."""
+    for path in paths:
+        if path and not path.parent.is_dir():
+            raise UserError(f"cannot write {path}: no folder {path.parent}; make it or choose another path")
+
+
+@contextmanager
+def _progress(sizes: Sequence[tuple[Case, Size]]) -> Iterator[Callable[[Case, Size], Progress]]:
+    """A line that tells what goes on, of which case."""
+    with Console(stderr=True).status("") as status:
+
+        def tell(case: Case, size: Size) -> Progress:
+            before = f"{sizes.index((case, size)) + 1} of {len(sizes)}: {case.name}, batch {size.batch}: "
+            return lambda text: status.update(before + text)
+
+        yield tell
+
+
+def _finish(
+    results: Results, records: Sequence[Any], json_path: Path | None, csv_path: Path | None, reproduce: bool
+) -> None:
+    """Write first: what was measured is not lost where the table cannot be printed."""
     if json_path:
-        content = {"conditions": header, "rows": rows, "failed": measured.failed}
-        with whole_file(json_path) as partial:
-            partial.write_text(json.dumps(content, indent=1) + "\n")
+        results.write(json_path)
     if csv_path:
-        with whole_file(csv_path) as partial, partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        export.write_csv(records, csv_path)
+    tables.show(_console(), results, reproduce)
 
 
-def _case(name: str) -> Case:
-    if name not in CASES:
-        raise UserError(f"there is no case {name!r}; choose one of {', '.join(CASES)}")
-    return CASES[name]
-
-
-def _shapes(case: Case, texts: Sequence[str]) -> list[tuple[int, ...]]:
-    """The shapes that are named or spelled out; by default those of the case's first model."""
-    found: list[tuple[int, ...]] = []
-    for text in texts or [next(iter(case.shapes)).partition(":")[0]]:
-        named = [shape for name, shape in case.shapes.items() if text in (name, name.partition(":")[0])]
-        sizes = text.split("x")
-        if not named and (
-            len(sizes) != len(case.axes.split(" x ")) or not all(s.isdigit() and int(s) for s in sizes)
-        ):
-            raise UserError(f"--shape: {text!r} is neither {case.axes} nor one of {', '.join(case.shapes)}")
-        found += named or [tuple(map(int, sizes))]
-    return found
-
-
-def _dtype(case: Case, name: str) -> torch.dtype:
-    known = {dtype_name(d): d for d in case.dtypes}
-    if name not in known:
-        raise UserError(f"--dtype: {case.name} takes {', '.join(known)}, not {name!r}")
-    return known[name]
-
-
-def _variants(case: Case, names: tuple[str, ...], device: torch.device, profile: bool) -> list[str]:
-    """The variants to run: the named ones with the baselines, or all that can."""
-    here = case.backends(device)
-    for name in names:
-        if name not in here:
-            raise UserError(f"--backend: there is no {name!r}; choose from {', '.join(here)}")
-        if profile and name not in case.profiled:
-            raise UserError(f"--profile: {name} has no parts; choose from {', '.join(case.profiled)}")
-        if here[name]:
-            raise UserError(f"--backend: {name} cannot run here: {here[name]}")
-    if profile:
-        return [name for name in case.profiled if name in (names or case.profiled) and here[name] is None]
-    return [
-        name
-        for name, reason in here.items()
-        if reason is None and (not names or name in names or name in case.baselines)
-    ]
-
-
-def _list(cases: list[Case], device: torch.device) -> None:
-    table = Table("case", "shapes", "dtypes", f"backends on {device}")
-    for case in cases:
-        shapes = "\n".join(f"{name}: {'x'.join(map(str, s))}" for name, s in case.shapes.items())
-        dtypes = "\n".join(map(dtype_name, case.dtypes))
-        here = "\n".join(
-            name if why is None else escape(f"{name}: no, {why}")
-            for name, why in case.backends(device).items()
-        )
-        table.add_row(f"{case.name}\n{case.summary}", f"{case.axes}\n{shapes}", dtypes, here)
-    Console(width=120).print(table)
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 120)

@@ -3,7 +3,6 @@
 import copy
 import functools
 import importlib
-import math
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from wxkernels import models
-from wxkernels.bench.case import Case, Size
+from wxkernels.bench.case import Case, Here
 from wxkernels.bench.cases.spectral_filter import flops as filter_flops
-from wxkernels.bench.engine import Call, Problem, Variant, Work
-from wxkernels.bench.machine import Ceilings
-from wxkernels.bench.memory import Footprint, in_fresh_process
+from wxkernels.bench.engine import Call, Problem, Progress, Size, Variant, Work
+from wxkernels.bench.memory import footprint, in_fresh_process
+from wxkernels.bench.models import MODELS
 from wxkernels.bench.peers import PEERS
-from wxkernels.bench.profile import OpClock, Part, Profiled, measure_parts, module_clock
+from wxkernels.bench.profile import Network, OpClock, Profiled, module_clock
+from wxkernels.bench.results import Footprint
 from wxkernels.errors import UserError
 from wxkernels.io.grid import Grid
 from wxkernels.ops.spectral_filter.reference import spectral_filter
@@ -48,83 +48,76 @@ OPS = {
 }
 
 
-def backends(device: torch.device) -> dict[str, str | None]:
-    try:
-        _afnonet()
-    except Exception as error:  # a package that does not fit torch raises more than ImportError
-        hint = "pip install -c constraints.txt --no-deps ai-models-fourcastnet einops"
-        return dict.fromkeys((*PEERS, *OURS), f"the published network is not here ({error}): {hint}")
-    return {name: peer.reason(device) for name, peer in PEERS.items()} | dict.fromkeys(OURS)
+def ours(device: torch.device) -> Here:
+    return dict.fromkeys(OURS, _missing())
+
+
+def peers(device: torch.device) -> Here:
+    reason = _missing()
+    return {name: reason or peer.reason(device) for name, peer in PEERS.items()}
 
 
 def problem(size: Size, names: Sequence[str]) -> Problem:
-    network, states = _published(size), _states(size, 3)
+    network, generator = _published(size), torch.Generator().manual_seed(0)
+    calibration = _state(size, generator)
     variants = []
     for name in names:
         if name in OURS:
-            build = partial(_patched, network, OURS[name], states[2])
+            build = partial(_patched, network, OURS[name], calibration)
             variants.append(Variant(name, build, _whole(size, OURS[name])))
         else:
-            build = partial(_peer, network, name, states[2])
+            build = partial(_peer, network, name, calibration)
             variants.append(Variant(name, build, _whole(size, PEERS[name].precision), PEERS[name].kind))
     return Problem(
+        case="fourcastnet",
         op="fourcastnet",
-        shape=tuple(states[0].shape),
-        dtype=size.dtype,
-        inputs=[[x] for x in states[:2]],
+        size=size,
+        shape=_fields(size),
+        sample=lambda: [_state(size, generator)],
         exact=partial(_exact, network),
         variants=variants,
-        command=size.command("fourcastnet"),
     )
 
 
-def profile(
-    size: Size, names: Sequence[str], ceilings: Ceilings, rounds: int, progress: Callable[[str], None]
-) -> list[Part]:
+def network(size: Size, names: Sequence[str]) -> Network:
     """The parts of a step: modules of the published network, operators of the patched one."""
-    network, states = _published(size), _states(size, 2)
+    published, generator = _published(size), torch.Generator().manual_seed(0)
+    calibration = _state(size, generator)
     variants = []
     for name in names:
         if name in OURS:
-            precision, call = OURS[name], _patched(network, OURS[name], states[1])
-            variants.append(Profiled(name, call, partial(OpClock, parts=OPS), work(size, precision)))
+            call = _patched(published, OURS[name], calibration)
+            clock: Any = partial(OpClock, parts=OPS)
+            variants.append(Profiled(name, "ours", call, clock, work(size, OURS[name])))
         else:
-            call = PEERS[name].build(network, states[1])
-            clock = partial(module_clock, parts=_modules(network))
-            variants.append(Profiled(name, call, clock, work(size, PEERS[name].precision)))
-    return measure_parts(
-        "fourcastnet",
-        states[0].shape,
-        variants,
-        states[:1],
-        ceilings,
-        rounds=rounds,
-        device=size.device,
-        command=f"{size.command('fourcastnet')} --profile",
-        progress=progress,
-    )
+            call = PEERS[name].build(published, calibration)
+            clock = partial(module_clock, parts=_modules(published))
+            parts = work(size, PEERS[name].precision)
+            variants.append(Profiled(name, PEERS[name].kind, call, clock, parts))
+    inputs = [_state(size, generator)]
+    return Network("fourcastnet", "fourcastnet", size, _fields(size), inputs, variants)
 
 
-def memory(size: Size, progress: Callable[[str], None]) -> list[Footprint]:
+def memory(size: Size, names: Sequence[str], progress: Progress) -> list[Footprint]:
     """A step of the published network, and of ours read from its checkpoint in each precision."""
     found = []
 
-    def add(name: str, file: int | None, prepare: Callable[..., Any], *args: Any) -> None:
+    def add(name: str, option: str, prepare: Callable[..., Any], *args: Any, file: int | None = None) -> None:
         progress(f"a step of {name} in a process of its own")
-        resident = in_fresh_process(prepare, *args)
-        shape = "x".join(map(str, _fields(size)))
-        command = f"{size.command('fourcastnet')} --memory"
-        found.append(Footprint("fourcastnet", shape, name, file, resident, command))
+        taken = in_fresh_process(size.device, prepare, *args)
+        row = footprint("fourcastnet", "fourcastnet", size, _fields(size), name, option, taken, file)
+        found.append(row)
 
-    for name in ("eager", "eager-bf16"):
-        add(name, None, _published_step, size, name)
     with tempfile.TemporaryDirectory() as folder:
-        for precision in PRECISIONS:
+        for name in names:
+            if name not in OURS:
+                add(name, f"--peer {name}", _peer_step, size, name)
+                continue
+            precision, path = OURS[name], Path(folder) / "network.safetensors"
             progress(f"writes the checkpoint in {precision}")
-            path = Path(folder) / f"{precision}.safetensors"
             _write(size, precision, path)
-            add(f"loaded-{precision}", path.stat().st_size, _loaded_step, size, path)
-            path.unlink()
+            option, size_of_file = f"--backend {name}", path.stat().st_size
+            add(f"loaded-{precision}", option, _loaded_step, size, path, file=size_of_file)
     return found
 
 
@@ -133,14 +126,13 @@ def work(size: Size, precision: str) -> dict[str, Work]:
 
     The tokens are read and written once by each layer, in float32; weights are read once.
     """
-    H, W, channels, p, dim, depth = size.shape
+    H, W, channels, p, dim, depth, nb = size.shape
     h, w = H // p, W // p
     mlp, other = PRECISIONS[precision]
     fields, tokens = 4.0 * size.batch * channels * H * W, 4.0 * size.batch * h * w * dim
     patches = 2.0 * size.batch * h * w * channels * p**2 * dim
     weights = channels * p**2 * dim * other.itemsize
     positions = h * w * dim * (1 if precision == "int8" else other.itemsize)
-    nb = math.gcd(dim, 8)
     filters = filter_flops(size.batch, h, w, dim, nb, other)
     return {
         EMBEDDING: Work({other: patches}, fields + weights + positions + tokens),
@@ -165,15 +157,16 @@ def _fields(size: Size) -> tuple[int, int, int, int]:
     return size.batch, channels, H, W
 
 
-def _states(size: Size, count: int) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn(_fields(size), generator=generator).to(size.device) for _ in range(count)]
+def _state(size: Size, generator: torch.Generator) -> Tensor:
+    return torch.randn(_fields(size), generator=generator).to(size.device)
 
 
 def _options(size: Size) -> dict[str, Any]:
-    H, W, channels, p, dim, depth = size.shape
+    H, W, channels, p, dim, depth, nb = size.shape
     if H % p or W % p:
         raise UserError(f"shape: {H} x {W} is not whole patches of {p}")
+    if dim % nb:
+        raise UserError(f"shape: {dim} channels do not divide into {nb} blocks")
     return {
         "img_size": (H, W),
         "patch_size": (p, p),
@@ -181,7 +174,7 @@ def _options(size: Size) -> dict[str, Any]:
         "out_chans": channels,
         "embed_dim": dim,
         "depth": depth,
-        "num_blocks": math.gcd(dim, 8),
+        "num_blocks": nb,
     }
 
 
@@ -197,6 +190,16 @@ def _published(size: Size) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return _random(_afnonet().AFNONet(**_options(size))).to(size.device)
+
+
+def _missing() -> str | None:
+    """Why the published network is not here; None where it is."""
+    try:
+        _afnonet()
+    except Exception as error:  # a package that does not fit torch raises more than ImportError
+        hint = "pip install -c constraints.txt --no-deps ai-models-fourcastnet einops"
+        return f"the published network is not here ({error}): {hint}"
+    return None
 
 
 def _afnonet() -> ModuleType:
@@ -254,14 +257,18 @@ def _exact_filter(layer: Any, x: Tensor) -> Tensor:
     return spectral_filter(x, layer.w1, layer.b1, layer.w2, layer.b2, threshold, fraction)
 
 
-def _published_step(size: Size, name: str) -> tuple[Callable[[], object], int]:
-    network, [x] = _published(size), _states(size, 1)
+def _peer_step(size: Size, name: str) -> tuple[Callable[[], object], int]:
+    network, x = _published(size), _state(size, torch.Generator().manual_seed(0))
     call = PEERS[name].build(network, x)
+    if name not in PROFILED:  # it compiles in its first call
+        with torch.inference_mode():
+            call([x])
     return lambda: call([x]), _nbytes(network)
 
 
 def _loaded_step(size: Size, path: Path) -> tuple[Callable[[], object], int]:
-    model, [x] = models.load(path), _states(size, 1)
+    model, x = models.load(path), _state(size, torch.Generator().manual_seed(0))
+    model.network.to(size.device)
     return lambda: model.step(x), _nbytes(model.network)
 
 
@@ -279,7 +286,9 @@ def _write(size: Size, precision: str, path: Path) -> None:
         std=torch.ones(C),
     )
     if precision != "fp32":
-        model.quantize(_states(size, 1)[0][:1], precision, budget=1e6)  # no layer in a finer one
+        model.quantize(
+            _state(size, torch.Generator().manual_seed(0))[:1], precision, budget=1e6
+        )  # no layer in a finer one
     model.save(path)
 
 
@@ -291,14 +300,19 @@ CASE = Case(
     name="fourcastnet",
     summary="one step of the published network, also patched; random weights (two names of timm are stood in"
     " for where it does not import)",
-    axes="H x W x channels x patch x dim x depth",
-    shapes={"fourcastnet": (720, 1440, 20, 8, 768, 12), "small": (64, 128, 20, 8, 64, 2)},
+    axes="H x W x channels x patch x dim x depth x blocks",
+    shapes={
+        name: (*m.grid, m.channels, m.patch[0], m.dim, m.depth, m.blocks)
+        for name, m in MODELS.items()
+        if m.patch[0] == m.patch[1] and m.hidden == 4 * m.dim  # as the published network has them
+    },
     dtypes=(torch.float32,),
-    backends=backends,
+    ours=ours,
+    peers=peers,
     problem=problem,
     baselines=("eager", "compiled-bf16"),
     rounds=5,
-    profile=profile,
+    network=network,
     profiled=PROFILED,
     memory=memory,
 )

@@ -9,16 +9,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wxkernels import ops
-from wxkernels.bench.case import Case, Size, compiled, implementations, on_backend
-from wxkernels.bench.engine import Call, Problem, Variant, Work
+from wxkernels.bench.case import Case, Here, compiled, implementations, on_backend
+from wxkernels.bench.engine import Call, Problem, Size, Variant, Work
+from wxkernels.bench.models import MODELS
 from wxkernels.ops.layer_norm import OP, OP_INT8, reference
 
 EPS = 1e-6
 
 
-def backends(quantize: bool, device: torch.device) -> dict[str, str | None]:
+def ours(quantize: bool, device: torch.device) -> Here:
     probe = [torch.zeros(shape, device=device) for shape in ((1, 2), (2,), (2,))]
-    return {"eager": None, "compiled": None, **implementations(OP_INT8 if quantize else OP, *probe)}
+    return implementations(OP_INT8 if quantize else OP, *probe)
+
+
+def peers(device: torch.device) -> Here:
+    return {"eager": None, "compiled": None}
 
 
 def problem(quantize: bool, size: Size, names: Sequence[str]) -> Problem:
@@ -26,8 +31,8 @@ def problem(quantize: bool, size: Size, names: Sequence[str]) -> Problem:
     generator = torch.Generator().manual_seed(0)
     weight, bias = (torch.randn(C, generator=generator).to(size.device) for _ in range(2))
 
-    def x() -> Tensor:
-        return torch.randn(rows, C, generator=generator).to(size.device, size.dtype)
+    def sample() -> list[Tensor]:
+        return [torch.randn(rows, C, generator=generator).to(size.device, size.dtype), weight, bias]
 
     out = rows * (C + 4) if quantize else rows * C * size.dtype.itemsize
     # Per element: mean, variance, scaling (8) and, in int8, the largest, the division, the rounding (3).
@@ -42,15 +47,14 @@ def problem(quantize: bool, size: Size, names: Sequence[str]) -> Problem:
         else:
             call = partial(ops.layer_norm, eps=EPS, quantize=quantize)
             variants.append(Variant(name, partial(on_backend, name, call), work, "ours", finish))
-    op = "layer_norm_int8" if quantize else "layer_norm"
     return Problem(
-        op=op,
+        case="layer_norm_int8" if quantize else "layer_norm",
+        op="layer_norm",
+        size=size,
         shape=(rows, C),
-        dtype=size.dtype,
-        inputs=[[x(), weight, bias] for _ in range(2)],
+        sample=sample,
         exact=_exact,
         variants=variants,
-        command=size.command(op),
     )
 
 
@@ -89,9 +93,10 @@ def _case(quantize: bool) -> Case:
         name="layer_norm_int8" if quantize else "layer_norm",
         summary="layer norm quantised to int8 rows" if quantize else "layer norm in the dtype of its input",
         axes="rows x C",
-        shapes={"fourcastnet": (16200, 768), "shallow-water": (512, 128)},
+        shapes={name: (m.rows, m.dim) for name, m in MODELS.items()},
         dtypes=(torch.float32, torch.bfloat16),
-        backends=partial(backends, quantize),
+        ours=partial(ours, quantize),
+        peers=peers,
         problem=partial(problem, quantize),
     )
 

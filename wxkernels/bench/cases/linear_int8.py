@@ -1,38 +1,53 @@
 """The int8 linear layers of FourCastNet's MLP against PyTorch's integer product and its bfloat16 layers.
 
 fc1, where N > K: int8 rows with a scale each -> GELU -> int8 by one scale. fc2: int8 rows -> + residual,
-float32. PyTorch's: `int_mm` is torch._int_mm and nothing else, not even the scales; `eager` and `compiled`
-are int_mm with the epilogue; `bf16` is the layer with GELU or residual in bfloat16; `onednn` is the fused
-layer that torch.compile makes of a network quantised with the X86 quantizer, for it x is uint8 already.
+float32. PyTorch's: `int_mm` is torch._int_mm (cuBLASLt on a GPU) and nothing else, not even the scales;
+`eager` and `compiled` are int_mm with the epilogue; `bf16` is the layer with GELU or residual in bfloat16;
+`onednn` is the fused layer that torch.compile makes of a network quantised with the X86 quantizer, for it x
+is uint8 already; `fp8` is torch._scaled_mm, rows scaled, with GELU or residual in bfloat16.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from wxkernels import ops
-from wxkernels.bench.case import Case, Size, compiled, implementations, on_backend
-from wxkernels.bench.engine import Call, Problem, Variant, Work
+from wxkernels.bench.case import Case, Here, compiled, implementations, on_backend
+from wxkernels.bench.engine import Call, Problem, Size, Variant, Work
+from wxkernels.bench.models import MODELS
 from wxkernels.ops.linear_int8 import OP
 
 PYTORCH = ("int_mm", "eager", "compiled", "bf16", "onednn")
 #: The scale of every row of x: they are equal because onednn has one for all.
 X_SCALE, OUT_SCALE = 0.03, 0.065
+FP8 = torch.float8_e4m3fn
 
 
-def backends(device: torch.device) -> dict[str, str | None]:
+class Layer(NamedTuple):
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor
+
+
+def ours(device: torch.device) -> Here:
     x, row, scalar = (torch.zeros(s, device=device) for s in ((2, 2), (2,), ()))
-    here: dict[str, str | None] = dict.fromkeys(PYTORCH)
+    q = x.to(torch.int8)
+    return implementations(OP, q, q, row, row, row, x, scalar)
+
+
+def peers(device: torch.device) -> Here:
+    here: Here = dict.fromkeys((*PYTORCH, "fp8"))
     if device.type != "cpu":
         here["onednn"] = "it runs on the CPU"
     elif not torch.backends.mkldnn.is_available():
         here["onednn"] = "this PyTorch has no oneDNN"
-    q = x.to(torch.int8)
-    return here | implementations(OP, q, q, row, row, row, x, scalar)
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
+        here["fp8"] = "it runs on NVIDIA GPUs of compute capability 9.0 or later"
+    return here
 
 
 def problem(size: Size, names: Sequence[str]) -> Problem:
@@ -41,43 +56,45 @@ def problem(size: Size, names: Sequence[str]) -> Problem:
     generator = torch.Generator().manual_seed(0)
     weight, weight_scale = ops.quantize_rows(torch.randn(N, K, generator=generator) * K**-0.5)
     bias = torch.randn(N, generator=generator)
+    layer = Layer(*(t.to(size.device) for t in (weight, weight_scale, bias)))
+    x_scale = torch.full((M,), X_SCALE, device=size.device)
+    out_scale = torch.tensor(OUT_SCALE, device=size.device)
 
-    def tensors() -> list[Tensor]:
+    def sample() -> list[Tensor]:
         x = (torch.randn(M, K, generator=generator) / X_SCALE).round().clamp(-127, 127).to(torch.int8)
-        last = torch.tensor(OUT_SCALE) if expands else torch.randn(M, N, generator=generator)
-        found = [x, weight, weight_scale, bias, torch.full((M,), X_SCALE), last]
-        return [t.to(size.device) for t in found]
+        last = out_scale if expands else torch.randn(M, N, generator=generator).to(size.device)
+        return [x.to(size.device), *layer, x_scale, last]
 
-    inputs = [tensors() for _ in range(2)]
-    builds: dict[str, Callable[[], Call]] = {
-        "int_mm": lambda: lambda tensors: _int_mm(*tensors),
-        "eager": lambda: lambda tensors: _composed(expands, *tensors),
-        "compiled": partial(_compiled, expands),
-        "bf16": partial(_bf16, expands, inputs),
-        "onednn": partial(_onednn, expands, inputs),
-    }
     variants = []
     for name in names:
-        work, finish = _work(M, K, N, name == "bf16"), partial(_finished, expands, name == "int_mm")
-        if name in PYTORCH:
-            variants.append(Variant(name, builds[name], work, "pytorch", finish))
+        finish = partial(_finished, expands, name == "int_mm")
+        if name in _OTHERS:
+            layer_of, adapt, dtype = _OTHERS[name]
+            kind: Literal["pytorch", "peer"] = "pytorch" if name in PYTORCH else "peer"
+            build = partial(layer_of, expands, layer)
+            variants.append(Variant(name, build, _work(M, K, N, dtype), kind, finish, adapt))
+        elif name in PYTORCH:
+            work = _work(M, K, N, torch.int8)
+            variants.append(Variant(name, partial(_product, name, expands), work, "pytorch", finish))
         else:
             build = partial(on_backend, name, partial(_ours, expands))
-            variants.append(Variant(name, build, work, "ours", finish))
+            variants.append(Variant(name, build, _work(M, K, N, torch.int8), "ours", finish))
     return Problem(
+        case="linear_int8",
         op="linear_int8",
+        size=size,
         shape=(M, K, N),
-        dtype=torch.int8,
-        inputs=inputs,
+        sample=sample,
         exact=partial(_exact, expands),
         variants=variants,
-        command=size.command("linear_int8"),
     )
 
 
-def _work(M: int, K: int, N: int, bf16: bool) -> Work:
-    dtype = torch.bfloat16 if bf16 else torch.int8
-    out = M * N * (dtype.itemsize if N > K else 4 + 4)  # float32 residual read, result written
+def _work(M: int, K: int, N: int, dtype: torch.dtype) -> Work:
+    """Of products in `dtype`; without int8 the hidden layer is bfloat16."""
+    out = M * N * (4 + 4)  # float32 residual read, result written
+    if N > K:
+        out = M * N * (1 if dtype == torch.int8 else 2)
     return Work({dtype: 2.0 * M * N * K}, dtype.itemsize * (M * K + N * K) + 8 * N + 4 * M + out)
 
 
@@ -96,11 +113,6 @@ def _composed(expands: bool, *tensors: Tensor) -> Tensor:
     return _epilogue(expands, _int_mm(*tensors), *tensors)
 
 
-def _compiled(expands: bool) -> Call:
-    layer = compiled(partial(_composed, expands))
-    return lambda tensors: layer(*tensors)
-
-
 def _epilogue(
     expands: bool,
     product: Tensor,
@@ -117,36 +129,69 @@ def _epilogue(
     return y + last
 
 
-def _bf16(expands: bool, inputs: Sequence[Sequence[Tensor]]) -> Call:
+def _product(name: str, expands: bool) -> Call:
+    """torch._int_mm alone; or with its epilogue."""
+    run = _int_mm if name == "int_mm" else partial(_composed, expands)
+    run = compiled(run) if name == "compiled" else run
+    return lambda tensors: run(*tensors)
+
+
+def _bf16(expands: bool, layer: Layer) -> Call:
     """The layer on the same values in bfloat16; its GELU is not requantised."""
-    _, weight, weight_scale, bias, _, _ = inputs[0]
-    w, b = (weight * weight_scale[:, None]).bfloat16(), bias.bfloat16()
-    xs = {id(t): (t[0] * X_SCALE).bfloat16() for t in inputs}
+    w, b = (layer.weight * layer.weight_scale[:, None]).bfloat16(), layer.bias.bfloat16()
 
     def run(tensors: Sequence[Tensor]) -> Tensor:
-        y = F.linear(xs[id(tensors)], w, b)
-        return F.gelu(y) if expands else tensors[5] + y
+        x, last = tensors
+        y = F.linear(x, w, b)
+        return F.gelu(y) if expands else last + y
 
     return run
 
 
-def _onednn(expands: bool, inputs: Sequence[Sequence[Tensor]]) -> Call:
-    _, weight, weight_scale, bias, _, _ = inputs[0]
-    packed = torch.ops.onednn.qlinear_prepack(weight, None)
-    zero_points = torch.zeros(len(weight), dtype=torch.int32)
-    xs = {id(t): (t[0].short() + 128).to(torch.uint8) for t in inputs}
+def _fp8(expands: bool, layer: Layer) -> Call:
+    weight = layer.weight * layer.weight_scale[:, None]
+    w_scale = weight.abs().amax(1) / torch.finfo(FP8).max
+    w, b = (weight / w_scale[:, None]).to(FP8), layer.bias.bfloat16()
 
     def run(tensors: Sequence[Tensor]) -> Tensor:
-        layer = (xs[id(tensors)], X_SCALE, 128, packed, weight_scale, zero_points)
+        x, x_scale, last = tensors
+        y = torch._scaled_mm(x, w.t(), x_scale[:, None], w_scale[None], b, out_dtype=torch.bfloat16)
+        return F.gelu(y) if expands else last + y
+
+    return run
+
+
+def _onednn(expands: bool, layer: Layer) -> Call:
+    packed = torch.ops.onednn.qlinear_prepack(layer.weight, None)
+    zero_points = torch.zeros(len(layer.weight), dtype=torch.int32)
+
+    def run(tensors: Sequence[Tensor]) -> Tensor:
+        x, last = tensors
+        given = (x, X_SCALE, 128, packed, layer.weight_scale, zero_points)
         if expands:
             return torch.ops.onednn.qlinear_pointwise(
-                *layer, bias, OUT_SCALE, 0, torch.int8, "gelu", [], "none"
+                *given, layer.bias, OUT_SCALE, 0, torch.int8, "gelu", [], "none"
             )
         return torch.ops.onednn.qlinear_pointwise.binary(
-            *layer, tensors[5], bias, 1.0, 0, torch.float32, 1.0, 0, "add", 1.0, "none", [], ""
+            *given, last, layer.bias, 1.0, 0, torch.float32, 1.0, 0, "add", 1.0, "none", [], ""
         )
 
     return run
+
+
+def _bf16_inputs(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [(tensors[0] * X_SCALE).bfloat16(), tensors[-1]]
+
+
+def _fp8_inputs(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """x by rows with a scale each, as a dynamic quantisation gives them."""
+    x = tensors[0] * X_SCALE
+    scale = x.abs().amax(1) / torch.finfo(FP8).max
+    return [(x / scale[:, None]).to(FP8), scale, tensors[-1]]
+
+
+def _onednn_inputs(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [(tensors[0].short() + 128).to(torch.uint8), tensors[-1]]
 
 
 def _finished(expands: bool, product: bool, result: Any, tensors: Sequence[Tensor]) -> Tensor:
@@ -162,18 +207,25 @@ def _exact(expands: bool, tensors: Sequence[Tensor]) -> Tensor:
     return F.gelu(y) if expands else y + last
 
 
+#: What is not called on the int8 input: how it is built, what it takes, the dtype of its products.
+_OTHERS = {
+    "bf16": (_bf16, _bf16_inputs, torch.bfloat16),
+    "fp8": (_fp8, _fp8_inputs, FP8),
+    "onednn": (_onednn, _onednn_inputs, torch.int8),
+}
+
 CASE = Case(
     name="linear_int8",
     summary="the int8 layers of the MLP: N > K is fc1 (GELU, int8 out), else fc2 (residual)",
     axes="M x K x N",
     shapes={
-        "fourcastnet:fc1": (16200, 768, 3072),
-        "fourcastnet:fc2": (16200, 3072, 768),
-        "shallow-water:fc1": (512, 128, 512),
-        "shallow-water:fc2": (512, 512, 128),
+        f"{name}:{layer}": shape
+        for name, m in MODELS.items()
+        for layer, shape in (("fc1", (m.rows, m.dim, m.hidden)), ("fc2", (m.rows, m.hidden, m.dim)))
     },
     dtypes=(torch.int8,),
-    backends=backends,
+    ours=ours,
+    peers=peers,
     problem=problem,
     baselines=("int_mm",),
 )

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wxkernels import ops
-from wxkernels.bench.case import Case, Size, compiled, implementations, on_backend
-from wxkernels.bench.engine import Call, Problem, Variant, Work
+from wxkernels.bench.case import Case, Here, compiled, implementations, on_backend
+from wxkernels.bench.engine import Call, Problem, Size, Variant, Work
+from wxkernels.bench.models import MODELS
 from wxkernels.ops.mlp import OP
 from wxkernels.quantization.scheme import hidden_code
 
@@ -19,8 +20,8 @@ PYTORCH = ("eager", "compiled", "eager-bf16", "compiled-bf16")
 EPS = 1e-6
 
 
-def backends(device: torch.device) -> dict[str, str | None]:
-    here: dict[str, str | None] = dict.fromkeys(PYTORCH)
+def ours(device: torch.device) -> Here:
+    here: Here = {}
     x, row, scalar = (torch.zeros(s, device=device) for s in ((2, 2), (2,), ()))
     for name, dtype in PRECISIONS.items():
         weight = x.to(dtype)
@@ -28,6 +29,10 @@ def backends(device: torch.device) -> dict[str, str | None]:
         found = implementations(OP, x, row, row, weight, row, weight, row, *scales)
         here |= {f"{backend}-{name}": reason for backend, reason in found.items()}
     return here
+
+
+def peers(device: torch.device) -> Here:
+    return dict.fromkeys(PYTORCH)
 
 
 def problem(size: Size, names: Sequence[str]) -> Problem:
@@ -40,7 +45,11 @@ def problem(size: Size, names: Sequence[str]) -> Problem:
     norm = [1 + normal(C, scale=0.1), normal(C, scale=0.1)]
     fc1 = [normal(D, C, scale=C**-0.5), normal(D, scale=0.1)]
     fc2 = [normal(C, D, scale=D**-0.5), normal(C, scale=0.1)]
-    inputs = [[normal(rows, C).to(size.dtype), *norm, *fc1, *fc2] for _ in range(2)]
+
+    def sample() -> list[Tensor]:
+        return [normal(rows, C).to(size.dtype), *norm, *fc1, *fc2]
+
+    calibration = sample()
     variants = []
     for name in names:
         head, _, tail = name.rpartition("-")
@@ -50,15 +59,15 @@ def problem(size: Size, names: Sequence[str]) -> Problem:
             build = partial(_plain, size.device, precision == "bf16", name.startswith("compiled"))
             variants.append(Variant(name, build, work, "pytorch"))
         else:
-            variants.append(Variant(name, partial(_ours, head, precision, inputs[0]), work))
+            variants.append(Variant(name, partial(_ours, head, precision, calibration), work))
     return Problem(
+        case="mlp",
         op="mlp",
+        size=size,
         shape=(rows, C, D),
-        dtype=size.dtype,
-        inputs=inputs,
+        sample=sample,
         exact=lambda tensors: _mlp(*(t.double() for t in tensors)),
         variants=variants,
-        command=size.command("mlp"),
     )
 
 
@@ -108,9 +117,10 @@ CASE = Case(
     name="mlp",
     summary="x + fc2(gelu(fc1(LN(x)))) in each precision",
     axes="rows x C x D",
-    shapes={"fourcastnet": (16200, 768, 3072), "shallow-water": (512, 128, 512)},
+    shapes={name: (m.rows, m.dim, m.hidden) for name, m in MODELS.items()},
     dtypes=(torch.float32,),
-    backends=backends,
+    ours=ours,
+    peers=peers,
     problem=problem,
     baselines=PYTORCH,
 )

@@ -9,18 +9,24 @@ import torch
 from torch import Tensor
 
 from wxkernels import ops
-from wxkernels.bench.case import Case, Size, compiled, implementations, on_backend
-from wxkernels.bench.engine import Call, Problem, Variant, Work
+from wxkernels.bench.case import Case, Here, compiled, implementations, on_backend
+from wxkernels.bench.engine import Call, Problem, Size, Variant, Work
+from wxkernels.bench.models import MODELS
 from wxkernels.errors import UserError
 from wxkernels.ops.spectral_filter import OP, reference
 
 
-def backends(device: torch.device) -> dict[str, str | None]:
+def ours(device: torch.device) -> Here:
     probe = [
         torch.zeros(shape, device=device)
         for shape in ((1, 2, 2, 2), (2, 1, 2, 2), (2, 1, 2), (2, 1, 2, 2), (2, 1, 2))
     ]
-    return {"eager": None, "compiled": None, **implementations(OP, *probe)}
+    return implementations(OP, *probe)
+
+
+def peers(device: torch.device) -> Here:
+    """On a GPU these are the cuFFT path."""
+    return {"eager": None, "compiled": None}
 
 
 def problem(size: Size, names: Sequence[str]) -> Problem:
@@ -47,13 +53,13 @@ def problem(size: Size, names: Sequence[str]) -> Problem:
         else:
             variants.append(Variant(name, partial(on_backend, name, ops.spectral_filter), work))
     return Problem(
+        case="spectral_filter",
         op="spectral_filter",
+        size=size,
         shape=(B, H, W, C),
-        dtype=size.dtype,
-        inputs=[[normal(B, H, W, C).to(size.dtype), *weights] for _ in range(2)],
+        sample=lambda: [normal(B, H, W, C).to(size.dtype), *weights],
         exact=_exact,
         variants=variants,
-        command=size.command("spectral_filter"),
     )
 
 
@@ -93,12 +99,9 @@ CASE = Case(
     name="spectral_filter",
     summary="the AFNO token mixer with its residual",
     axes="H x W x C x blocks",
-    shapes={
-        "fourcastnet": (90, 180, 768, 8),
-        "physicsnemo-default": (45, 90, 256, 16),
-        "shallow-water": (16, 32, 128, 8),
-    },
+    shapes={name: (*m.tokens, m.dim, m.blocks) for name, m in MODELS.items()},
     dtypes=(torch.float32, torch.bfloat16, torch.float16),
-    backends=backends,
+    ours=ours,
+    peers=peers,
     problem=problem,
 )

@@ -1,0 +1,41 @@
+"""The suite in bench/: it passes beside results of the same speed, and fails beside those of a faster one."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wxkernels.bench.results import read
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_kernel_that_was_faster_fails_the_suite(tmp_path):
+    pytest.importorskip("pytest_benchmark")
+    path = tmp_path / "device" / "a.json"
+    path.parent.mkdir()
+    command = ["layer_norm", "spectral_filter", "--quick", "--rounds", 15, "--json", path]
+    measured = run("-c", "from wxkernels.cli.bench import main; main()", *command)
+    assert measured.returncode == 0, measured.stderr
+    results = read(path)
+    results.times = [
+        dataclasses.replace(row, times_ms=[t / 100 for t in row.times_ms])
+        if (row.case, row.kind) == ("spectral_filter", "ours")
+        else row
+        for row in results.times
+    ]
+    results.write(path)
+    chosen = "small-float32-native and (layer_norm or spectral_filter) or bfloat16-native and layer_norm"
+    done = run(
+        "-m", "pytest", "bench", "--shape", "small", "--results", tmp_path, "-k", f"({chosen}) and not int8"
+    )
+    assert "1 failed, 1 passed, 1 skipped" in done.stdout, done.stdout
+    assert "FAILED bench/test_speed.py::test_speed[spectral_filter-small-float32-native]" in done.stdout

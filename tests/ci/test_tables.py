@@ -1,0 +1,100 @@
+"""ci/tables.py: what stands between its markers, in README.md and docs/, is made of results files."""
+
+import dataclasses
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.bench.test_results import FOOTPRINT, PART, ROW
+from wxkernels.bench.results import Results
+from wxkernels.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+HEADER = {
+    "device": "a machine", "memory_gbytes": 25.3, "cache_mbytes": 32.0, "torch": "2.13.0", "commit": "abc",
+    "date": "2026-11-21 16:00 UTC", "copy_gbytes": 30.5, "triad_gbytes": 20.1,
+    "peak_gflops": {"float32": 236, "bfloat16": 473, "int8": 945},
+}  # fmt: skip
+SECONDS = {"eager": 19.0, "compiled-bf16": 8.4, "compiled-bf16-freezing": 8.0, "pt2e-int8": 6.0,
+           "patched-fp32": 10.0, "patched-int8": 2.0}  # fmt: skip
+
+
+@pytest.fixture
+def tables():
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "ci" / "tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def steps(batch=1):
+    def precision(name):
+        return "int8" if "int8" in name else "bfloat16" if "bf16" in name else "float32"
+
+    return [
+        dataclasses.replace(
+            ROW, case="fourcastnet", backend=name, median_ms=1e3 * seconds * batch, batch=batch,
+            precision=precision(name), shape=f"{batch}x20", floor_ms=1500.0,
+            against={other: SECONDS[other] / seconds for other in SECONDS if other != name},
+        )
+        for name, seconds in SECONDS.items()
+    ]  # fmt: skip
+
+
+def test_the_markers_of_the_texts_are_known_and_closed(tables):
+    found = []
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        text = path.read_text()
+        found += re.findall(r"<!-- measured: (\w+) -->", text)
+        assert len(tables.BLOCK.findall(text)) == text.count("<!-- measured") == text.count("<!-- end -->")
+    assert sorted(found) == sorted(tables.TABLES)
+
+
+def test_a_step_shows_the_fastest_of_each_kind_and_what_follows(tables):
+    lines = list(tables.step([Results("", HEADER, steps())]))
+    assert "| PyTorch, bf16 autocast, torch.compile | 8 | 1e-03 |" in lines
+    assert lines[-1] == (
+        "In int8 it is 4.0 times faster than the fastest peer in bfloat16 and 3.0 times faster than the fastest"
+        " peer in int8; the machine's floor for it is 1.5 s."
+    )
+
+
+def test_members_are_those_that_ran_with_all_numbers_of_them(tables):
+    one, two = Results("", HEADER, steps()), Results("", HEADER, steps(2)[-1:])
+    assert list(tables.members([two, one])) == [
+        "| members | 1 | 2 |",
+        "| --- | --- | --- |",
+        "| patched-int8 | 2 | 2 |",
+    ]
+
+
+def test_texts_are_rewritten_between_the_markers_only(tables, tmp_path, monkeypatch):
+    (tmp_path / "docs").mkdir()
+    readme, page = tmp_path / "README.md", tmp_path / "docs" / "a.md"
+    readme.write_text("before\n<!-- measured: mlp -->\nold\n<!-- end -->\nafter\n")
+    page.write_text("<!-- measured: parts -->\n<!-- end -->\n<!-- measured: memory -->\n<!-- end -->\n")
+    folder = tmp_path / "results"
+    folder.mkdir()
+    Results("", HEADER, [ROW], [PART], [FOOTPRINT]).write(folder / "a.json")
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    for _ in range(2):
+        tables.main(folder)
+        text = readme.read_text()
+        assert text.startswith("before\n<!-- measured: mlp -->\n| input |")
+        assert text.endswith(" |\n<!-- end -->\nafter\n")
+        assert "old" not in text
+        assert text.count(ROW.backend) == 1
+    assert page.read_text().count("| eager |") == 2
+
+
+def test_results_that_are_not_there_are_told(tables, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="there are no results in"):
+        tables.main(tmp_path)
+    Results("", HEADER, [ROW]).write(tmp_path / "a.json")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text("<!-- measured: step -->\n<!-- end -->\n")
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    with pytest.raises(UserError, match="has not all that step shows"):
+        tables.main(tmp_path)

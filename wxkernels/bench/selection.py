@@ -1,0 +1,99 @@
+"""What the words of a command line choose: cases, their sizes, their variants."""
+
+from collections.abc import Sequence
+
+import torch
+
+from wxkernels.bench.case import Case, Here
+from wxkernels.bench.cases import CASES
+from wxkernels.bench.engine import Size, dtype_name
+from wxkernels.bench.models import QUICK
+from wxkernels.errors import UserError
+
+PRECISIONS = ("fp32", "bf16", "int8")
+
+
+def case(name: str) -> Case:
+    if name not in CASES:
+        raise UserError(f"there is no case {name!r}; choose one of {', '.join(CASES)}")
+    return CASES[name]
+
+
+def sizes(
+    case: Case,
+    device: torch.device,
+    shapes: Sequence[str] = (),
+    batches: Sequence[int] = (),
+    dtypes: Sequence[str] = (),
+    quick: bool = False,
+) -> list[Size]:
+    """Every combination; by default the case's first model, its first dtype, batch 1."""
+    return [
+        Size(batch, shape, _dtype(case, dtype), device, model)
+        for model, shape in _shapes(case, shapes or [QUICK if quick else next(iter(case.shapes))])
+        for dtype in dtypes or (dtype_name(case.dtypes[0]),)
+        for batch in batches or (1,)
+    ]
+
+
+def variants(
+    case: Case,
+    device: torch.device,
+    backends: Sequence[str] = (),
+    peers: Sequence[str] = (),
+    precisions: Sequence[str] = (),
+) -> list[str]:
+    """Peers, then ours: the named ones, or all that run here. A precision names all of ours in it."""
+    here = {"--peer": case.peers(device), "--backend": case.ours(device)}
+    for precision in precisions:
+        named = [name for name in here["--backend"] if name.endswith(f"-{precision}")]
+        if not named:
+            raise UserError(f"--precision: {case.name} has nothing of ours in {precision!r}")
+        able = [name for name in named if here["--backend"][name] is None]
+        backends = [*backends, *(able or named[:1])]
+    for option, names in (("--peer", peers), ("--backend", backends)):
+        for name in names:
+            _check(option, name, here)
+    if backends or peers:
+        return list(dict.fromkeys((*peers, *backends)))
+    return [name for found in here.values() for name, reason in found.items() if reason is None]
+
+
+def with_baselines(case: Case, device: torch.device, names: Sequence[str], quick: bool = False) -> list[str]:
+    """`names`, and where no peer is among them the case's baselines: the first one if it is to be quick."""
+    here = case.peers(device)
+    if any(name in here for name in names):
+        return list(names)
+    baselines = [name for name in case.baselines if here[name] is None]
+    return [*(baselines[:1] if quick else baselines), *names]
+
+
+def _check(option: str, name: str, here: dict[str, Here]) -> None:
+    known = here[option]
+    if name not in known:
+        [other] = here.keys() - {option}
+        hint = f"it is a {other}" if name in here[other] else f"choose from {', '.join(known)}"
+        raise UserError(f"{option}: there is no {name!r}; {hint}")
+    if known[name]:
+        raise UserError(f"{option}: {name} cannot run here: {known[name]}")
+
+
+def _shapes(case: Case, texts: Sequence[str]) -> list[tuple[str | None, tuple[int, ...]]]:
+    """The shapes that are named, with their names, or spelled out."""
+    found: list[tuple[str | None, tuple[int, ...]]] = []
+    for text in texts:
+        named = [item for item in case.shapes.items() if text in (item[0], item[0].partition(":")[0])]
+        sizes = text.split("x")
+        if not named and (
+            len(sizes) != len(case.axes.split(" x ")) or not all(s.isdigit() and int(s) for s in sizes)
+        ):
+            raise UserError(f"--shape: {text!r} is neither {case.axes} nor one of {', '.join(case.shapes)}")
+        found += named or [(None, tuple(map(int, sizes)))]
+    return found
+
+
+def _dtype(case: Case, name: str) -> torch.dtype:
+    known = {dtype_name(d): d for d in case.dtypes}
+    if name not in known:
+        raise UserError(f"--dtype: {case.name} takes {', '.join(known)}, not {name!r}")
+    return known[name]
