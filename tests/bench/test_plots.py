@@ -159,6 +159,22 @@ def test_no_text_overlaps_another_or_is_cut_off(seed):
             assert box.y1 <= figure.bbox.y1, f"{plot.title}: {name!r}"
 
 
+@pytest.mark.parametrize("level", [1e-7, 1e-4, 1e-2], ids=["below", "between", "above"])
+def test_names_of_points_close_together_stay_beside_the_axes_in_their_order(level):
+    from matplotlib.text import Annotation, Text
+
+    ends = [row("lowest", error=1e-7), row("highest", error=1e-2)]
+    close = [row(f"variant-{i}", ms=50.0 + i, error=level * 1.3**i) for i in range(8)]
+    figure = figure_of(plots.case_plots([*ends, *close], CONDITIONS), "Error")
+    figure.draw_without_rendering()
+    [ax] = figure.axes
+    names = {note.get_text(): Text.get_window_extent(note) for note in ax.findobj(Annotation)}
+    line = names["lowest"].height
+    assert all(ax.bbox.y0 - line <= box.y0 and box.y1 <= ax.bbox.y1 + line for box in names.values())
+    by_height = sorted(names, key=lambda name: names[name].y0)
+    assert [name for name in by_height if name.startswith("variant")] == [f"variant-{i}" for i in range(8)]
+
+
 @pytest.mark.parametrize("number", UNSOUND)
 def test_numbers_that_no_measurement_gives_are_not_drawn(number):
     fields = ("median_ms", "p80_ms", "speedup", "gflops", "gbytes", "floor_ms", "error")
@@ -166,7 +182,7 @@ def test_numbers_that_no_measurement_gives_are_not_drawn(number):
     plots.draw(plots.case_plots([row(), *odd], CONDITIONS)).draw_without_rendering()
 
 
-@pytest.mark.parametrize("name", ["$\\frac{", "a\x00b\ud800", "n" * 500, "", "日本"])
+@pytest.mark.parametrize("name", ["$\\frac{$", "a\x00b\ud800", "n" * 500, "", "日本"])
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_names_of_any_kind_are_drawn(tmp_path, name):
     odd = [row(name, "odd", op=name, shape=name, dtype=name), row()]

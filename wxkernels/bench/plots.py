@@ -129,7 +129,7 @@ def _bars(rows: Sequence[Row], figure: FigureBase) -> None:
         ax.plot([low, high], [y, y], color=INK, linewidth=1, marker="|", markersize=4)
         drawing.text_beside(ax, high, y, f"{three(scale * row.median_ms)} {unit}, {row.speedup:.2f}x")
     _name_bars(ax, [plain(row.backend) + row.noisy * " (noisy)" for row in rows])
-    ax.set_xlim(0, 1.45 * scale * max(row.p80_ms for row in rows))
+    ax.set_xlim(0, 1.02 * scale * max(row.p80_ms for row in rows))
     ax.set_xlabel(f"time, {unit}")
     drawing.legend_of_bars(figure, rows)
 
@@ -158,7 +158,7 @@ def _parts(parts: Sequence[Part], figure: FigureBase) -> None:
         drawing.text_beside(ax, end, y, f"{three(end)} {unit}")
         ends.append(end)
     _name_bars(ax, [plain(name) for name in variants])
-    ax.set_xlim(0, 1.2 * max(ends))
+    ax.set_xlim(0, 1.02 * max(ends))
     ax.set_xlabel(f"time of a step, {unit}")
     swatches = [drawing.swatch(colour, plain(name), INK) for name, colour in colours.items()]
     drawing.legend(figure, [*swatches, drawing.floor_line()])
