@@ -73,17 +73,19 @@ def test_the_roofline_has_the_peaks_of_the_run_and_a_point_for_each_variant():
     lines = [line.get_xydata() for line in ax.lines if line.get_linestyle() == "-"]
     *flat, slope = lines
     assert sorted(line[0][1] for line in flat) == [200, 400, 800]
-    assert all(line[0][1] == line[1][1] == pytest.approx(30 * line[0][0]) for line in flat)
-    assert all(y == pytest.approx(30 * x) for x, y in slope)
+    assert all(line[0][1] == line[1][1] == pytest.approx(32 * line[0][0]) for line in flat)
+    assert all(y == pytest.approx(32 * x) for x, y in slope)
     assert slope[-1][1] == pytest.approx(800)
     assert sorted(points(ax)) == sorted((r.gflops / r.gbytes, r.gflops) for r in rows())
     shown = {text.get_text() for text in texts(ax.get_figure(root=True))}
-    assert {"float32, float16 200", "bfloat16 400", "int8 800", "copy 30 GB/s"} <= shown
+    assert {"float32, float16 200", "bfloat16 400", "int8 800", "memory 32 GB/s"} <= shown
 
 
-@pytest.mark.parametrize("lacking", ["peak_gflops", "copy_gbytes"])
+@pytest.mark.parametrize(
+    "lacking", [{"peak_gflops": {}}, {"peak_gflops": None}, {"copy_gbytes": None, "triad_gbytes": "?"}]
+)
 def test_without_what_the_machine_can_do_there_is_no_roofline(lacking):
-    conditions = {name: value for name, value in CONDITIONS.items() if name != lacking}
+    conditions = CONDITIONS | lacking
     assert not any(plot.title.startswith("Roofline") for plot in plots.case_plots(rows(), conditions))
 
 
@@ -134,11 +136,12 @@ def test_no_text_overlaps_another_or_is_cut_off(seed):
     from matplotlib.text import Text
 
     generator = random.Random(seed)
+    spread = (0.1, 0.5, 3)[seed]  # decades of the times
     some = [
         row(
             f"variant-{i}-{'x' * generator.randrange(12)}",
             generator.choice(["ours", "pytorch", "peer"]),
-            ms=100 * 10 ** generator.uniform(-0.3, 0.3),
+            ms=100 * 10 ** generator.uniform(-spread, spread),
             error=10 ** generator.choice([-7, -2, generator.uniform(-7, -2)]),
         )
         for i in range(generator.randrange(2, 14))
@@ -150,7 +153,7 @@ def test_no_text_overlaps_another_or_is_cut_off(seed):
         # Of a name beside a point the text alone, without the line to the point.
         boxes = [(text.get_text(), Text.get_window_extent(text).padded(-1)) for text in texts(figure)]
         for (one, a), (other, b) in combinations(boxes, 2):
-            rotated = "copy" in one or "copy" in other  # its box is larger than it
+            rotated = "GB/s" in one or "GB/s" in other  # its box is larger than it
             assert rotated or not a.overlaps(b), f"{plot.title}: {one!r} and {other!r}"
         for name, box in boxes:
             assert box.x0 >= 0, f"{plot.title}: {name!r}"
