@@ -38,7 +38,7 @@ def computed_on(device: str, path: Path) -> dict:
     return json.loads(run.stdout)
 
 
-@pytest.fixture(params=DEVICES)
+@pytest.fixture(params=[pytest.param(d, marks=pytest.mark.gpu) if d == "cuda" else d for d in DEVICES])
 def computed(request):
     """Of the test file, on every device."""
     if request.param == "cpu" and "bfloat16" in request.node.name:

@@ -12,7 +12,12 @@ from wxkernels.ops.linear_int8 import reference
 
 info = _native.core.build_info() if _native.core is not None else {"cuda": None}
 needs_kernels = pytest.mark.skipif(info["cuda"] is None, reason=str(backend.unavailable()))
-needs_gpu = pytest.mark.skipif(backend.unavailable() is not None, reason=str(backend.unavailable()))
+
+
+def needs_gpu(test):
+    skips = pytest.mark.skipif(backend.unavailable() is not None, reason=str(backend.unavailable()))
+    return pytest.mark.gpu(skips(test))
+
 
 SHAPES = [  # M, K, N: what is special
     (1, 16, 8),
