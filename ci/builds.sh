@@ -29,6 +29,9 @@ from wxkernels import _native, backends, ops  # noqa: F401
 assert _native.core is not None, _native.reason
 assert _native.core.build_info()["cuda"] in (None, "", False), _native.core.build_info()
 assert any(name == "triton" and state != "runs" for _, name, state in backends.table())
+from wxkernels.bench import report
+
+assert "</html>" in report.render([]), "the template of the report is in the wheel, and empty"
 print("without nvcc and triton: builds, imports, native kernels run")
 PYTHON
 (cd "$dir" && venv/bin/wxkernels forecast --no-progress | tail -n 4 && ls -d forecast.zarr forecast-*)

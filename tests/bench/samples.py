@@ -9,6 +9,7 @@ CONDITIONS = {
     "date": "2026-01-02 03:04 UTC",
     "peak_gflops": {"float32": 200, "bfloat16": 400, "int8": 800, "float16": 200},
     "copy_gbytes": 30.0,
+    "triad_gbytes": 32.0,
     "torch": "2.13.0",
     "peers": {"torchao": "0.18.0"},
 }

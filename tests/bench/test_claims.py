@@ -38,6 +38,16 @@ def test_without_ours_or_pytorch_nothing_is_claimed():
             "95 % interval 0.98 to 1.10",
         ),
         (
+            {"noisy": True, "speedup": 300.0, "speedup_low": 60.0, "speedup_high": 400.0},
+            "faster than the fastest PyTorch, too noisy to say how much",
+            "95 % interval 60.00 to 400",
+        ),
+        (
+            {"noisy": True, "speedup": 0.5, "speedup_low": 0.3, "speedup_high": 0.9},
+            "slower than the fastest PyTorch, too noisy to say how much",
+            "95 % interval 0.30 to 0.90",
+        ),
+        (
             {"speedup_low": None, "speedup_high": None},
             "1.67 times as fast as the fastest PyTorch",
             "one round, so no interval is known",

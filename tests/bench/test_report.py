@@ -109,7 +109,7 @@ def test_every_row_is_in_a_table_with_its_units_in_the_heads():
 @pytest.mark.usefixtures("no_matplotlib")
 def test_noisy_rows_are_marked_in_words():
     page = Page(report.render([results([row(noisy=True), row("eager", "pytorch", cold=False)])]))
-    assert page.columns(0, "variant", "notes") == [["native", "noisy"], ["eager", "in cache"]]
+    assert page.columns(0, "variant", "notes") == [["native", "noisy"], ["eager", "warm"]]
     assert [a.get("class") for tag, a in page.elements if tag == "tr"][:3] == [None, "noisy", None]
 
 
@@ -125,7 +125,7 @@ def test_each_plot_is_inline_its_text_is_text_and_its_ids_are_its_own(text):
     tags = [tag for tag, _ in page.elements]
     assert tags.count("svg") == tags.count("figure") == tags.count("figcaption") == 5
     assert all(
-        label in page.text for label in ("native-int8", "copy 30 GB/s", "p20 to p80", "25.0 ms, 4.00x")
+        label in page.text for label in ("native-int8", "memory 32 GB/s", "p20 to p80", "25.0 ms, 4.00x")
     )
     ids = page.attributes("id")
     assert len(ids) == len(set(ids))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
+from wxkernels.bench.columns import ratio
 from wxkernels.bench.drawing import sound
 from wxkernels.bench.results import Row
 
@@ -35,7 +36,10 @@ class Claim:
     def headline(self) -> str:
         if self.low <= 1 <= self.high and self.low < self.high:
             return "as fast as the fastest PyTorch, within the noise"
-        return f"{self.ours.speedup:.2f} times as fast as the fastest PyTorch"
+        if self.noisy:
+            which = "faster" if self.low > 1 else "slower"
+            return f"{which} than the fastest PyTorch, too noisy to say how much"
+        return f"{ratio(self.ours.speedup)} times as fast as the fastest PyTorch"
 
     @property
     def interval(self) -> str:
@@ -43,7 +47,7 @@ class Claim:
         if self.ours.speedup_low is None or self.ours.speedup_high is None:
             return "one round, so no interval is known"
         what = "95 % interval" if self.ours.rounds >= 6 else f"in all of {self.ours.rounds} rounds"
-        return f"{what} {self.low:.2f} to {self.high:.2f}"
+        return f"{what} {ratio(self.low)} to {ratio(self.high)}"
 
 
 def claims(rows: Iterable[Row]) -> list[Claim]:

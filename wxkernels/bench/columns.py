@@ -35,15 +35,16 @@ def number(value: float | None) -> str:
 
 
 def ratio(value: float | None) -> str:
-    return "" if not _sound(value) else f"{value:.2f}"
+    """2.73, 328."""
+    return f"{value:.{0 if abs(value) >= 100 else 2}f}" if _sound(value) else ""
 
 
 def percent(value: float | None) -> str:
-    return "" if not _sound(value) else f"{100 * value:.0f}"
+    return f"{100 * value:.0f}" if _sound(value) else ""
 
 
 def megabytes(value: float | None) -> str:
-    return "" if not _sound(value) else f"{value / 1e6:.1f}"
+    return f"{value / 1e6:.1f}" if _sound(value) else ""
 
 
 def duration(value_ms: float) -> str:
@@ -64,7 +65,7 @@ def interval(row: Row) -> str:
 
 
 def notes(row: Row) -> str:
-    return ", ".join(note for note, holds in (("noisy", row.noisy), ("in cache", not row.cold)) if holds)
+    return ", ".join(note for note, holds in (("noisy", row.noisy), ("warm", not row.cold)) if holds)
 
 
 def against(rows: Sequence[Row]) -> Table:

@@ -83,12 +83,17 @@ def name_points(ax: Axes, points: Sequence[tuple[float, float, str]]) -> None:
     The limits of the axes must stand.
     """
     to_axes = ax.transData + ax.transAxes.inverted()
-    placed = sorted((round(to_axes.transform((x, y))[1], 2), -x, y, name) for x, y, name in points)
+    placed = []
+    for x, y, name in points:
+        level = round(to_axes.transform((x, y))[1], 2)
+        # Of points on one level: names are pushed down from the upper half, and up from the lower one.
+        placed.append((level, x if level > 0.5 else -x, x, y, name))
+    placed.sort()
     gap = _LINE / (height_for(len(points)) - _MARGIN)
     levels: list[float] = []
     for level, *_ in placed:
         levels.append(max(level, levels[-1] + gap) if levels else max(level, 0.0))
-    above = 1 + 1.5 * gap
+    above = 1 + gap
     for i in reversed(range(len(levels))):  # those that were pushed out above come down again
         levels[i] = above = min(levels[i], above - gap)
     line = {
@@ -99,9 +104,9 @@ def name_points(ax: Axes, points: Sequence[tuple[float, float, str]]) -> None:
         "shrinkB": 3,
         "relpos": (0, 0.5),
     }
-    for (_, x, y, name), level in zip(placed, levels, strict=True):
+    for (*_, x, y, name), level in zip(placed, levels, strict=True):
         ax.annotate(
-            plain(name), (-x, y), (1.06, level), textcoords="axes fraction", va="center", arrowprops=line
+            plain(name), (x, y), (1.06, level), textcoords="axes fraction", va="center", arrowprops=line
         )
 
 

@@ -127,9 +127,9 @@ def _bars(rows: Sequence[Row], figure: FigureBase) -> None:
             drawing.floor_across(ax, y, scale * (row.floor_ms or 0.0))
         low, high = scale * min(row.p20_ms, row.median_ms), scale * max(row.p80_ms, row.median_ms)
         ax.plot([low, high], [y, y], color=INK, linewidth=1, marker="|", markersize=4)
-        drawing.text_beside(ax, high, y, f"{three(scale * row.median_ms)} {unit}, {row.speedup:.2f}x")
+        drawing.text_beside(ax, high, y, f"{three(scale * row.median_ms)} {unit}, {three(row.speedup)}x")
     _name_bars(ax, [plain(row.backend) + row.noisy * " (noisy)" for row in rows])
-    ax.set_xlim(0, 1.45 * scale * max(row.p80_ms for row in rows))
+    ax.set_xlim(0, 1.02 * scale * max(row.p80_ms for row in rows))
     ax.set_xlabel(f"time, {unit}")
     drawing.legend_of_bars(figure, rows)
 
@@ -158,7 +158,7 @@ def _parts(parts: Sequence[Part], figure: FigureBase) -> None:
         drawing.text_beside(ax, end, y, f"{three(end)} {unit}")
         ends.append(end)
     _name_bars(ax, [plain(name) for name in variants])
-    ax.set_xlim(0, 1.2 * max(ends))
+    ax.set_xlim(0, 1.02 * max(ends))
     ax.set_xlabel(f"time of a step, {unit}")
     swatches = [drawing.swatch(colour, plain(name), INK) for name, colour in colours.items()]
     drawing.legend(figure, [*swatches, drawing.floor_line()])
@@ -175,44 +175,49 @@ def _name_bars(ax: Axes, names: Sequence[str]) -> None:
 
 def _roofline_plot(rows: Sequence[Row], name: str, conditions: Mapping[str, Any]) -> list[Plot]:
     rows = [row for row in rows if sound(row.gflops, row.gbytes)]
-    peaks, copy = conditions.get("peak_gflops"), conditions.get("copy_gbytes")
-    if not isinstance(peaks, Mapping) or not isinstance(copy, int | float) or not sound(copy) or not rows:
-        return []
-    dtypes = _grouped((dtype for dtype, peak in peaks.items() if sound(peak)), lambda dtype: peaks[dtype])
-    if not dtypes:
+    found = conditions.get("peak_gflops")
+    dtypes = found if isinstance(found, Mapping) else {}
+    rates = [rate for rate in map(conditions.get, ("copy_gbytes", "triad_gbytes")) if rate and sound(rate)]
+    peaks = _grouped((dtype for dtype in dtypes if sound(dtypes[dtype])), lambda dtype: dtypes[dtype])
+    if not peaks or not rates or not rows:
         return []
     note = (
         "Operations and bytes are the least that the problem needs. Lines: what this machine reached in the"
-        " same run, in a copy and in products by dtype."
+        " same run, with memory (the faster of copy and triad) and in products by dtype."
     )
-    draw = partial(
-        _roofline, rows, {", ".join(map(plain, names)): peak for peak, names in dtypes.items()}, copy
-    )
-    return [Plot(f"Roofline: {name}", note, drawing.height_for(len(rows)), draw)]
+    draw = partial(_roofline, rows, peaks, max(rates))
+    return [Plot(f"Roofline: {name}", note, drawing.height_for(len(rows) + len(peaks)), draw)]
 
 
-def _roofline(rows: Sequence[Row], peaks: Mapping[str, float], copy: float, figure: FigureBase) -> None:
+def _roofline(
+    rows: Sequence[Row], peaks: Mapping[float, Sequence[str]], memory: float, figure: FigureBase
+) -> None:
     ax = figure.subplots()
     points = [(row.gflops / row.gbytes, row.gflops, row) for row in rows]
-    top = max(peaks.values())
-    corners = [*(peak / copy for peak in peaks.values()), *(x for x, _, _ in points)]
-    left, right = min(corners) / 4, max(corners) * 6
-    bottom = min([2 * copy * left, *(y / 2 for _, y, _ in points)])
+    top = max(peaks)
+    corners = [*(peak / memory for peak in peaks), *(x for x, _, _ in points)]
+    left, right = min(corners) / 4, max(corners) * 4
+    bottom = min([2 * memory * left, *(y / 2 for _, y, _ in points)])
     drawing.log_axis(ax.xaxis, left, right)
     drawing.log_axis(ax.yaxis, bottom, 2 * top)
     line: dict[str, Any] = {"color": INK, "linewidth": 0.9}
-    text: dict[str, Any] = {"va": "bottom", "fontsize": drawing.FONT - 1}
-    clear = (2 * top / bottom) ** 0.12  # of the slope, at the height of a line of text
-    for name, peak in peaks.items():
-        ax.plot([peak / copy, right], [peak, peak], **line)
-        ax.text(clear * peak / copy, 1.04 * peak, f"{name} {peak:.4g}", **text)
-    ax.plot([left, top / copy], [copy * left, top], **line)
-    middle = math.sqrt(max(bottom, copy * left) * top)
-    along: dict[str, Any] = {"rotation": math.degrees(math.atan(copy)), "transform_rotates_text": True}
+    for peak in peaks:
+        ax.plot([peak / memory, right], [peak, peak], **line)
+    ax.plot([left, top / memory], [memory * left, top], **line)
+    middle = math.sqrt(max(bottom, memory * left) * top)
     ax.text(
-        middle / copy, middle, f"copy {copy:.3g} GB/s", ha="center", rotation_mode="anchor", **text, **along
+        middle / memory,
+        middle,
+        f"memory {memory:.3g} GB/s",
+        rotation=math.degrees(math.atan(memory)),
+        rotation_mode="anchor",
+        transform_rotates_text=True,
+        ha="center",
+        va="bottom",
+        fontsize=drawing.FONT - 1,
     )
-    _mark(ax, points)
+    names = [(right, peak, f"{', '.join(dtypes)} {peak:.4g}") for peak, dtypes in peaks.items()]
+    _mark(ax, points, names)
     ax.set_xlabel("operations a byte")
     ax.set_ylabel("Gop/s")
     drawing.legend_of_kinds(figure, rows)
@@ -245,10 +250,13 @@ def _errors(rows: Sequence[Row], figure: FigureBase) -> None:
     drawing.legend_of_kinds(figure, rows)
 
 
-def _mark(ax: Axes, points: Sequence[tuple[float, float, Row]]) -> None:
+def _mark(
+    ax: Axes, points: Sequence[tuple[float, float, Row]], more: Sequence[tuple[float, float, str]] = ()
+) -> None:
+    """Points of rows, named; `more` are names of what is drawn already."""
     for x, y, row in points:
         ax.plot([x], [y], zorder=4 if row.kind == "ours" else 3, **drawing.marker(row))
-    name_points(ax, [(x, y, row.backend) for x, y, row in points])
+    name_points(ax, [*((x, y, row.backend) for x, y, row in points), *more])
 
 
 # --- scaling

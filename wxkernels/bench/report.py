@@ -57,7 +57,9 @@ def render(results: Sequence[Results]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(duration=columns.duration, exponent=columns.exponent, sha256=_sha256)
+    environment.filters.update(
+        duration=columns.duration, exponent=columns.exponent, ratio=columns.ratio, sha256=_sha256
+    )
     try:
         drawing.require_matplotlib()
         missing = None
