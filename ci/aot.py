@@ -64,7 +64,7 @@ TENSOR_MEMORY = 512  # columns on sm_100
 MULTIPLYING = ("spectral_filter", "linear_int8")  # ops whose kernels hold products
 
 FP32, FP16, BF16, INT8 = torch.float32, torch.float16, torch.bfloat16, torch.int8
-TYPES = {FP32: "fp32", FP16: "fp16", BF16: "bf16", INT8: "i8"}
+TYPES = {FP32: "fp32", FP16: "fp16", BF16: "bf16", INT8: "i8", torch.int32: "i32"}
 
 FILTERS = [  # name, (B, H, W, C), nb, hidden_size_factor, dtype, float32 products
     ("FourCastNet", (1, 90, 180, 768), 8, 1, BF16, "ieee"),
@@ -88,6 +88,7 @@ QUANTISED = [  # name, (rows, K), dtype
     ("widest, odd", (1001, 8191), FP32),
 ]
 LINEARS = [  # name, (M, K, N), activation, a scale for each row of x, residual's dtype, result's dtype
+    # fc2's sums start at the offset of its rows
     ("fc1", (16200, 768, 3072), "gelu", True, None, INT8),
     ("fc2", (16200, 3072, 768), "none", True, FP32, FP32),
     ("parts of tiles", (2001, 100, 1312), "gelu_tanh", False, BF16, INT8),
@@ -146,11 +147,12 @@ def launches(target: Target) -> Iterator[tuple[str, str, Launch]]:
         x, q = empty(M, K, dtype=dtype), empty(M, K, dtype=INT8)
         yield name, TYPES[dtype], quantize_rows.launch(x, q, empty(M), target)
     for name, (M, K, N), activation, row_scales, residual_dtype, out_dtype in LINEARS:
+        start = empty(N, dtype=torch.int32) if name == "fc2" else None
         x, weight, y = empty(M, K, dtype=INT8), empty(N, K, dtype=INT8), empty(M, N, dtype=out_dtype)
         x_scale, out_scale = empty(M) if row_scales else empty(), empty() if out_dtype == INT8 else None
         residual = None if residual_dtype is None else empty(M, N, dtype=residual_dtype)
         parts = x, weight, empty(N), empty(N), x_scale, residual, out_scale, y
-        yield name, TYPES[INT8], linear_int8.launch(*parts, activation, target)
+        yield name, TYPES[INT8], linear_int8.launch(*parts, activation, target, start)
 
 
 def jobs(machine: str) -> list[Job]:

@@ -43,3 +43,15 @@ if env -u CUDACXX -u CUDA_HOME PATH="$path" WXKERNELS_CUDA=ON \
 fi
 grep -q 'nvcc' "$dir/on.log" || { cat "$dir/on.log"; exit 1; }
 echo "WXKERNELS_CUDA=ON without nvcc: fails, and says so"
+
+# Where nvcc and a GPU are, the build asks for CUTLASS.
+"$dir/venv/bin/pip" install -q -c constraints.txt scikit-build-core
+mkdir -p "$dir/gpu"
+for tool in nvcc nvidia-smi; do
+    ln -sf /bin/true "$dir/gpu/$tool"
+done
+for folders in "$path" "$dir/gpu:$path"; do
+    env -u CUDA_HOME -u WXKERNELS_CUDA PATH="$folders" "$dir/venv/bin/python" -c \
+        'from build_backend import *; print("build requirements:", *get_requires_for_build_wheel())'
+done | tee "$dir/requirements.log"
+[[ $(grep -c nvidia-cutlass "$dir/requirements.log") == 1 ]]

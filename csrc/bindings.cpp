@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <map>
 #include <string>
 #include <tuple>
@@ -17,6 +18,10 @@
 namespace py = pybind11;
 
 namespace {
+
+// wxkernels/_native.py takes a module of this number alone: raise both where a call here changes its
+// arguments or their meaning.
+constexpr int kInterface = 1;
 
 template <class T>
 T* pointer(std::uintptr_t address) {
@@ -45,6 +50,14 @@ wxkernels::Activation activation_of(const std::string& name) {
   throw py::value_error("activation: expected none, gelu or gelu_tanh, got " + name);
 }
 
+// What would be read past an end, or divided by.
+void check_sizes(std::initializer_list<int64_t> sizes, int64_t least = 0) {
+  for (int64_t size : sizes)
+    if (size < least)
+      throw py::value_error("sizes: expected " + std::to_string(least) + " or more, got " +
+                            std::to_string(size));
+}
+
 wxkernels::Weights weights_of(std::uintptr_t weight, const std::string& dtype, int64_t outputs,
                               int64_t inputs, std::uintptr_t scale, std::uintptr_t bias) {
   wxkernels::Weights weights;
@@ -54,8 +67,11 @@ wxkernels::Weights weights_of(std::uintptr_t weight, const std::string& dtype, i
   weights.inputs = inputs;
   weights.scale = pointer<const float>(scale);
   weights.bias = pointer<const float>(bias);
+  check_sizes({outputs, inputs});
   if (weights.dtype == wxkernels::Dtype::float16)
     throw py::value_error("weight: expected float32, bfloat16 or int8, got float16");
+  if (weights.dtype == wxkernels::Dtype::int8 && weights.scale == nullptr)
+    throw py::value_error("weight: expected a scale for int8, got none");
   return weights;
 }
 
@@ -87,6 +103,7 @@ void spectral_filter(std::uintptr_t x, std::uintptr_t out, const std::string& dt
   op.eps = eps;
   op.bf16 = bf16;
 
+  check_sizes({op.batch, op.height, op.width, channels, op.hidden_size});
   if (blocks < 1 || op.block_size * blocks != channels)
     throw py::value_error("blocks: expected a divisor of " + std::to_string(channels) + " channels, got " +
                           std::to_string(blocks));
@@ -101,6 +118,7 @@ void spectral_filter(std::uintptr_t x, std::uintptr_t out, const std::string& dt
 
 wxkernels::Rows rows_of(std::uintptr_t x, const std::string& dtype, int64_t rows, int64_t channels,
                         int64_t row_stride) {
+  check_sizes({rows, channels});
   return {pointer<const void>(x), floating_dtype_of(dtype), rows, channels, row_stride};
 }
 
@@ -143,11 +161,14 @@ void linear_int8(std::uintptr_t x, const std::string& x_dtype, std::uintptr_t x_
   op.weights = weights_of(weight, "int8", N, K, weight_scale, bias);
   op.activation = activation_of(activation);
   op.residual = pointer<const void>(residual);
-  op.residual_dtype = dtype_of(residual_dtype);
+  op.residual_dtype = floating_dtype_of(residual_dtype);
   op.residual_stride = residual_stride;
   op.out = pointer<void>(out);
   op.out_dtype = dtype_of(out_dtype);
   op.out_scale = out_scale;
+  check_sizes({M});
+  if (op.dtype == wxkernels::Dtype::int8 && op.x_scale == nullptr)
+    throw py::value_error("x: expected a scale for int8, got none");
   const py::gil_scoped_release release;
   wxkernels::linear_int8(op, threads);
 }
@@ -156,11 +177,12 @@ void mlp(std::uintptr_t x, std::uintptr_t out, const std::string& dtype, int64_t
          int64_t hidden, int64_t row_stride, std::uintptr_t norm_weight, std::uintptr_t norm_bias, float eps,
          const std::string& weight_dtype, std::uintptr_t fc1_weight, std::uintptr_t fc1_scale,
          std::uintptr_t fc1_bias, std::uintptr_t fc2_weight, std::uintptr_t fc2_scale,
-         std::uintptr_t fc2_bias, float hidden_scale, const std::string& activation, int threads) {
+         std::uintptr_t fc2_bias, float hidden_scale, int32_t hidden_offset, const std::string& activation,
+         int threads) {
   wxkernels::Mlp op;
   op.x = pointer<const void>(x);
   op.out = pointer<void>(out);
-  op.dtype = dtype_of(dtype);
+  op.dtype = floating_dtype_of(dtype);
   op.rows = rows;
   op.row_stride = row_stride;
   op.norm_weight = pointer<const float>(norm_weight);
@@ -168,8 +190,10 @@ void mlp(std::uintptr_t x, std::uintptr_t out, const std::string& dtype, int64_t
   op.eps = eps;
   op.fc1 = weights_of(fc1_weight, weight_dtype, hidden, channels, fc1_scale, fc1_bias);
   op.fc2 = weights_of(fc2_weight, weight_dtype, channels, hidden, fc2_scale, fc2_bias);
+  op.fc2.row_offset = hidden_offset;
   op.hidden_scale = hidden_scale;
   op.activation = activation_of(activation);
+  check_sizes({rows});
   const py::gil_scoped_release release;
   wxkernels::mlp(op, threads);
 }
@@ -182,15 +206,19 @@ void patch_embed(std::uintptr_t x, std::uintptr_t out, const std::string& dtype,
   int64_t height, width;
   op.x = pointer<const void>(x);
   op.out = pointer<void>(out);
-  op.dtype = dtype_of(dtype);
+  op.dtype = floating_dtype_of(dtype);
   std::tie(op.batch, op.channels, height, width) = shape;
   std::tie(op.patch_height, op.patch_width) = patch;
+  check_sizes({op.batch, op.channels, height, width});
+  check_sizes({op.patch_height, op.patch_width}, 1);
   op.rows = height / op.patch_height;
   op.columns = width / op.patch_width;
   op.weights = weights_of(weight, weight_dtype, dim, op.channels * op.patch_height * op.patch_width, 0, bias);
   op.position = pointer<const void>(pos);
   op.position_dtype = dtype_of(pos_dtype);
   op.position_scale = pointer<const float>(pos_scale);
+  if (op.position != nullptr && op.position_dtype == wxkernels::Dtype::int8 && op.position_scale == nullptr)
+    throw py::value_error("pos: expected a scale for int8, got none");
   const py::gil_scoped_release release;
   wxkernels::patch_embed(op, threads);
 }
@@ -202,9 +230,11 @@ void patch_head(std::uintptr_t tokens, std::uintptr_t out, const std::string& dt
   int64_t dim;
   op.x = pointer<const void>(tokens);
   op.out = pointer<void>(out);
-  op.dtype = dtype_of(dtype);
+  op.dtype = floating_dtype_of(dtype);
   std::tie(op.batch, op.rows, op.columns, dim) = shape;
   std::tie(op.patch_height, op.patch_width) = patch;
+  check_sizes({op.batch, op.rows, op.columns, out_chans});
+  check_sizes({op.patch_height, op.patch_width}, 1);
   op.channels = out_chans;
   op.weights = weights_of(weight, weight_dtype, op.patch_height * op.patch_width * out_chans, dim, 0, bias);
   const py::gil_scoped_release release;
@@ -268,6 +298,7 @@ void linear_int8_cuda(std::uintptr_t x, std::uintptr_t x_scale, int64_t x_scale_
 
 PYBIND11_MODULE(_core, m) {
   m.doc() = "Compiled kernels of wxkernels: addresses, sizes and strides in, nothing of PyTorch.";
+  m.attr("interface") = kInterface;
   m.def("spectral_filter", &spectral_filter, py::arg("x"), py::arg("out"), py::arg("dtype"), py::arg("shape"),
         py::arg("strides"), py::arg("blocks"), py::arg("hidden_size"), py::arg("w1"), py::arg("b1"),
         py::arg("w2"), py::arg("b2"), py::arg("threshold"), py::arg("kept"), py::arg("threads"),
@@ -286,7 +317,7 @@ PYBIND11_MODULE(_core, m) {
         py::arg("hidden"), py::arg("row_stride"), py::arg("norm_weight"), py::arg("norm_bias"),
         py::arg("eps"), py::arg("weight_dtype"), py::arg("fc1_weight"), py::arg("fc1_scale"),
         py::arg("fc1_bias"), py::arg("fc2_weight"), py::arg("fc2_scale"), py::arg("fc2_bias"),
-        py::arg("hidden_scale"), py::arg("activation"), py::arg("threads"));
+        py::arg("hidden_scale"), py::arg("hidden_offset"), py::arg("activation"), py::arg("threads"));
   m.def("patch_embed", &patch_embed, py::arg("x"), py::arg("out"), py::arg("dtype"), py::arg("shape"),
         py::arg("patch"), py::arg("dim"), py::arg("weight_dtype"), py::arg("weight"), py::arg("bias"),
         py::arg("pos"), py::arg("pos_dtype"), py::arg("pos_scale"), py::arg("threads"));

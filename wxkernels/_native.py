@@ -9,30 +9,36 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+#: The number of the compiled module's interface, in csrc/bindings.cpp too.
+INTERFACE = 1
+
+
+def stale(module: ModuleType) -> str | None:
+    """Why a compiled module cannot be called: it was built from other sources."""
+    if getattr(module, "interface", None) == INTERFACE:
+        return None
+    return (
+        "the compiled module wxkernels._core was built from other sources than this Python code;"
+        " rebuild it: `pip install -e .`"
+    )
+
+
 core: ModuleType | None = None
 reason: str | None = None
 
 try:
     from wxkernels import _core
-
-    core = _core
 except ImportError as error:
     reason = f"the compiled module wxkernels._core cannot be loaded ({error})"
     if (Path(__file__).parents[1] / "CMakeLists.txt").is_file():
         reason += "; this is the source tree: leave its folder, or `pip install -e .`"
     else:
         reason += "; run `pip install .` again"
+else:
+    reason = stale(_core)
+    core = None if reason else _core
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-
-
-def missing(function: str) -> str | None:
-    """Why `function` of the compiled module cannot be called: no module, or one built from older sources."""
-    if core is None:
-        return reason
-    if not hasattr(core, function):
-        return "the compiled module is older than the Python code: run `pip install` again"
-    return None
 
 
 def unsupported(name: str, x: Tensor) -> str | None:

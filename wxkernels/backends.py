@@ -50,7 +50,9 @@ class Op:
             implementation = self.implementations[forced]
             reason = implementation.unavailable() or implementation.unsupported(*tensors)
             if reason:
-                raise RuntimeError(f"{self.name}: backend {forced!r} was asked for, but {reason}")
+                raise RuntimeError(
+                    f"{self.name}: backend {forced!r} was asked for, but {reason}; name another, or none"
+                )
             return implementation
         for name, implementation in self.implementations.items():
             reason = implementation.unavailable() or implementation.unsupported(*tensors)

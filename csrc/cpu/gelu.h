@@ -133,17 +133,30 @@ WX_INLINE vec pick(const float* table, vec shifted) {
 
 #endif
 
-template <class Tail>
-WX_INLINE vec gelu_with(vec x) {
+// On N vectors at a time, whose steps do not wait for each other.
+template <class Tail, int N>
+WX_INLINE void gelu_with(vec (&x)[N]) {
   const auto& table = kTailTable<Tail>.coefficient;
-  const vec a = tail_argument(x), shift = set1(kTailShift);
-  const vec shifted = a + shift, r = a - (shifted - shift);
-  vec q = pick(table[kTailDegree], shifted);
-  unroll<kTailDegree>([&](auto k) WX_LAMBDA { q = fma(q, r, pick(table[kTailDegree - 1 - k], shifted)); });
-  return fnma(a, q, max(set1(0.0f), x));
+  const vec shift = set1(kTailShift);
+  vec a[N], shifted[N], r[N], q[N];
+  unroll<N>([&](auto n) WX_LAMBDA { a[n] = tail_argument(x[n]); });
+  unroll<N>([&](auto n) WX_LAMBDA { shifted[n] = a[n] + shift; });
+  unroll<N>([&](auto n) WX_LAMBDA { r[n] = a[n] - (shifted[n] - shift); });
+  unroll<N>([&](auto n) WX_LAMBDA { q[n] = pick(table[kTailDegree], shifted[n]); });
+  unroll<kTailDegree>([&](auto k) WX_LAMBDA {
+    unroll<N>([&](auto n)
+                  WX_LAMBDA { q[n] = fma(q[n], r[n], pick(table[kTailDegree - 1 - k], shifted[n])); });
+  });
+  unroll<N>([&](auto n) WX_LAMBDA { x[n] = fnma(a[n], q[n], max(set1(0.0f), x[n])); });
 }
 
-WX_INLINE vec gelu(vec x) { return gelu_with<NormalTail>(x); }
-WX_INLINE vec gelu_tanh(vec x) { return gelu_with<TanhTail>(x); }
+template <int N>
+WX_INLINE void gelu(vec (&x)[N]) {
+  gelu_with<NormalTail>(x);
+}
+template <int N>
+WX_INLINE void gelu_tanh(vec (&x)[N]) {
+  gelu_with<TanhTail>(x);
+}
 
 }  // namespace wxkernels::WX_ISA

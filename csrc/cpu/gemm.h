@@ -117,7 +117,7 @@ struct Bfloat16 : Float32 {
 #if defined(__AVX512VNNI__)
 
 // The instruction multiplies unsigned rows by signed weights: rows are stored as q + 128, and the sums start
-// at -128 times the sum of a column's weights.
+// at -128 (and what rows are offset by) times the sum of a column's weights.
 struct Int8 {
   using word = uint32_t;
   using element = uint8_t;
@@ -266,9 +266,31 @@ inline size_t packed_floats(const Weights& w) {
 
 inline int64_t panels_of(const Weights& w) { return ceil_div(w.outputs, kPanelColumns); }
 
+#if defined(__AVX512F__)
+
+// kLanes columns of whole words, and what their sums start from: -row_offset times the sum of their weights.
+template <class Operand>
+inline void pack_columns(const void* weight, int64_t column_bytes, int64_t words, int64_t width, float* to,
+                         int32_t row_offset, int32_t* start) {
+  const auto* from = static_cast<const char*>(weight);
+  const ints lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const ints columns = _mm512_mullo_epi32(lane, _mm512_set1_epi32(static_cast<int>(column_bytes)));
+  [[maybe_unused]] auto total = Operand::zero();
+  for (int64_t k = 0; k < words; ++k, from += 4, to += width) {
+    const ints word = _mm512_i32gather_epi32(columns, from, 1);
+    _mm512_store_si512(to, word);
+    if constexpr (Operand::kQuantised)
+      Operand::step(total, (decltype(total))_mm512_set1_epi8(1), (decltype(total))word);
+  }
+  if constexpr (Operand::kQuantised) Operand::store_sum(start, total * -(Operand::kOffset + row_offset));
+}
+
+#endif
+
 template <class Operand, class T>
 inline void pack_panel_of(const Weights& w, int64_t panel, float* packed) {
   using word = typename Operand::word;
+  constexpr int64_t kDepth = Operand::kDepth;
   const T* const weight = static_cast<const T*>(w.weight);
   const int64_t words = words_of<Operand>(w.inputs), first = panel * kPanelColumns;
   const int64_t all = padded_columns(w.outputs),
@@ -276,26 +298,39 @@ inline void pack_panel_of(const Weights& w, int64_t panel, float* packed) {
   word* const to = reinterpret_cast<word*>(packed) + first * words;
   auto* const start = reinterpret_cast<int32_t*>(packed) + all * words + first;
   for (int64_t n = 0; n < width; ++n) start[n] = 0;
-  constexpr int64_t kLine = 64 / sizeof(word);
-  for (int64_t k0 = 0; k0 < words; k0 += kLine) {
-    const int64_t stop = words - k0 < kLine ? words : k0 + kLine;
-    for (int64_t n = 0; n < width; ++n) {
-      const bool inside = first + n < w.outputs;
-      const T* const column = weight + (inside ? (first + n) * w.inputs : 0);
-      for (int64_t k = k0; k < stop; ++k) {
-        const int64_t i = k * Operand::kDepth;
-        to[k * width + n] = inside && i < w.inputs ? Operand::pack(column + i, w.inputs - i) : word{};
+  const auto pack_words = [&](int64_t n, int64_t k0, int64_t stop) {
+    const bool inside = first + n < w.outputs;
+    const T* const column = weight + (inside ? (first + n) * w.inputs : 0);
+    for (int64_t k = k0; k < stop; ++k) {
+      const int64_t i = k * kDepth;
+      to[k * width + n] = inside && i < w.inputs ? Operand::pack(column + i, w.inputs - i) : word{};
+    }
+    if constexpr (Operand::kQuantised) {
+      const int32_t offset = Operand::kOffset + w.row_offset;
+      if (offset != 0 && inside) {
+        const int64_t last = stop * kDepth < w.inputs ? stop * kDepth : w.inputs;
+        int32_t total = 0;
+        for (int64_t i = k0 * kDepth; i < last; ++i) total += column[i];
+        start[n] -= offset * total;
       }
-      if constexpr (Operand::kQuantised) {
-        if (Operand::kOffset != 0 && inside) {
-          const int64_t last = stop * Operand::kDepth < w.inputs ? stop * Operand::kDepth : w.inputs;
-          int32_t total = 0;
-          for (int64_t i = k0 * Operand::kDepth; i < last; ++i) total += column[i];
-          start[n] -= Operand::kOffset * total;
-        }
+    }
+  };
+  int64_t gathered = 0;  // columns that are packed but for a part of a word at their end
+#if defined(__AVX512F__)
+  const int64_t column_bytes = w.inputs * static_cast<int64_t>(sizeof(T)), whole = w.inputs / kDepth;
+  if constexpr (sizeof(T) * kDepth == 4) {
+    if (column_bytes < (int64_t{1} << 27)) {  // 15 columns within the reach of an int32
+      for (; gathered + kLanes <= width && first + gathered + kLanes <= w.outputs; gathered += kLanes) {
+        pack_columns<Operand>(weight + (first + gathered) * w.inputs, column_bytes, whole, width,
+                              reinterpret_cast<float*>(to) + gathered, w.row_offset, start + gathered);
+        for (int64_t n = gathered; n < gathered + kLanes; ++n) pack_words(n, whole, words);
       }
     }
   }
+#endif
+  constexpr int64_t kLine = 64 / sizeof(word);
+  for (int64_t k = 0; k < words; k += kLine)
+    for (int64_t n = gathered; n < width; ++n) pack_words(n, k, words - k < kLine ? words : k + kLine);
 }
 
 inline size_t packed_size(const Weights& w) {
@@ -332,25 +367,14 @@ class Space {
 
 inline int64_t whole_tiles(int64_t rows) { return ceil_div(rows, kTileRows) * kTileRows; }
 
-// A tile of results in L1, as it is finished.
+// A tile of sums in L1, as it is finished.
 struct Tile {
-  float* values;    // (rows, kPanelColumns)
-  int64_t row;      // first row, counted in the block
-  int rows;         // those that exist
-  int64_t column;   // first column
-  int vecs;         // vectors of columns
-  int64_t columns;  // of the whole product
+  const float* sums;  // (rows, kPanelColumns)
+  int64_t row;        // first row, counted in the block
+  int rows;           // those that exist
+  int64_t column;     // first column
+  int vecs;           // vectors of columns
 };
-
-// f(pointer to a vector of the tile, row, column, lanes that exist)
-template <class F>
-WX_INLINE void for_each_vec(const Tile& tile, const F& f) {
-  for (int r = 0; r < tile.rows; ++r)
-    for (int n = 0; n < tile.vecs; ++n) {
-      const int64_t column = tile.column + n * kLanes;
-      f(tile.values + r * kPanelColumns + n * kLanes, tile.row + r, column, lanes_of(tile.columns - column));
-    }
-}
 
 // What is done with a finished tile: a callable by reference. Were it a template argument, the loops below
 // would be compiled once a caller: four minutes of compilation in all.
@@ -367,16 +391,19 @@ class Finish {
   void (*call_)(const void*, const Tile&);
 };
 
-// to = from + kTileRows rows of `words` words times a run of a panel. A function of its own, with all sums
-// through memory at both ends: inlined, GCC 12 spills them in the loop.
+// to = from + kTileRows rows of `words` words times a run of a panel; a line of what follows in `ahead` comes
+// nearer at each word. A function of its own, with all sums through memory at both ends: inlined, GCC 12
+// spills them in the loop.
 template <class Operand, int vecs>
 __attribute__((noinline)) void run_of_tile(const typename Operand::word* a, int64_t a_stride,
                                            const typename Operand::word* b, int64_t words, const float* from,
-                                           int64_t from_stride, float* to) {
+                                           int64_t from_stride, float* to, const char* ahead) {
   typename Operand::sum sums[kTileRows][vecs];
   unroll<kTileRows>(
       [&](auto row) WX_LAMBDA { unroll<vecs>([&](auto n) WX_LAMBDA { sums[row][n] = Operand::zero(); }); });
   for (int64_t k = 0; k < words; ++k) {
+    __builtin_prefetch(ahead);
+    ahead += 64;
     decltype(Operand::weights(b)) column[vecs];
     unroll<vecs>([&](auto n) WX_LAMBDA { column[n] = Operand::weights(b + n * kLanes); });
     unroll<kTileRows>([&](auto row) WX_LAMBDA {
@@ -394,33 +421,11 @@ __attribute__((noinline)) void run_of_tile(const typename Operand::word* a, int6
   });
 }
 
-// The sums of a tile as results, in place.
-template <class Operand, int vecs>
-WX_INLINE void results_of(float* values, const Weights& weights, int64_t first, const float* row_scale) {
-  vec scale[vecs], bias[vecs];
-  unroll<vecs>([&](auto n) WX_LAMBDA {
-    const Lanes lanes = lanes_of(weights.outputs - first - n * kLanes);
-    bias[n] = weights.bias == nullptr ? set1(0.0f) : load(weights.bias + first + n * kLanes, lanes);
-    if constexpr (Operand::kQuantised) scale[n] = load(weights.scale + first + n * kLanes, lanes);
-  });
-  for (int row = 0; row < kTileRows; ++row, values += kPanelColumns)
-    unroll<vecs>([&](auto n) WX_LAMBDA {
-      const vec sum = Operand::result(Operand::load_sum(values + n * kLanes));
-      if constexpr (Operand::kQuantised) {
-        store(values + n * kLanes, fma(sum, scale[n] * set1(row_scale[row]), bias[n]));
-      } else {
-        store(values + n * kLanes, sum + bias[n]);
-      }
-    });
-}
-
-// One block of rows times all weights: finish(tile) on each tile of sum + bias, of int8 weights row_scale *
-// weight scale
-// * sum + bias. `in`: rows of the operand, row_stride apart. They, row_scale
-// and `sums` (a panel's, kPanelColumns a row) have room for whole tiles.
+// One block of rows times all weights: finish(tile) on each tile of sums. `in`: rows of the operand,
+// row_stride apart. They and `sums` (a panel's, kPanelColumns a row) have room for whole tiles.
 template <class Operand>
 inline void multiply(const typename Operand::word* in, int64_t rows, const Weights& weights,
-                     const float* packed, const float* row_scale, float* sums, const Finish& finish) {
+                     const float* packed, float* sums, const Finish& finish) {
   using word = typename Operand::word;
   const int64_t words = words_of<Operand>(weights.inputs), stride = row_stride<Operand>(weights.inputs);
   const int64_t all = padded_columns(weights.outputs);
@@ -430,15 +435,16 @@ inline void multiply(const typename Operand::word* in, int64_t rows, const Weigh
     const word* const columns = reinterpret_cast<const word*>(packed) + first * words;
     for (int64_t k = 0; k < words; k += Operand::kRun) {
       const bool last = words - k <= Operand::kRun;
+      const int64_t run = last ? words - k : Operand::kRun;
+      const auto* const ahead = reinterpret_cast<const char*>(columns + (k + run) * vecs * kLanes);
       for (int64_t m = 0; m < rows; m += kTileRows) {
         float* const so_far = sums + m * kPanelColumns;
-        run_of_tile<Operand, vecs>(in + m * stride + k, stride, columns + k * vecs * kLanes,
-                                   last ? words - k : Operand::kRun, k > 0 ? so_far : start,
-                                   k > 0 ? kPanelColumns : 0, so_far);
+        run_of_tile<Operand, vecs>(in + m * stride + k, stride, columns + k * vecs * kLanes, run,
+                                   k > 0 ? so_far : start, k > 0 ? kPanelColumns : 0, so_far,
+                                   ahead + m / kTileRows % vecs * run * 64);
         if (!last) continue;
-        results_of<Operand, vecs>(so_far, weights, first, row_scale + m);
         const int tile_rows = static_cast<int>(rows - m < kTileRows ? rows - m : kTileRows);
-        finish(Tile{so_far, m, tile_rows, first, vecs, weights.outputs});
+        finish(Tile{so_far, m, tile_rows, first, vecs});
       }
     }
   };
@@ -451,66 +457,89 @@ inline void multiply(const typename Operand::word* in, int64_t rows, const Weigh
   if (rest == 1) panel(first, Int<1>{});
 }
 
-// Steps that finish a tile in place.
+// What is done with results. The choices are the same for all of them, and so predicted.
 
-template <class F>
-WX_INLINE void activate_with(const Tile& tile, const F& f) {
-  for (int r = 0; r < tile.rows; ++r) {
-    float* const row = tile.values + r * kPanelColumns;
-    if (tile.vecs == kTileVecs) {
-      unroll<kTileVecs>([&](auto n) WX_LAMBDA { store(row + n * kLanes, f(load(row + n * kLanes))); });
-    } else {
-      for (int n = 0; n < tile.vecs; ++n) store(row + n * kLanes, f(load(row + n * kLanes)));
-    }
-  }
-}
-
-inline void activate(const Tile& tile, Activation activation) {
+template <int N>
+WX_INLINE void activate(vec (&a)[N], Activation activation) {
   if (activation == Activation::gelu) {
-    activate_with(tile, [](vec a) WX_LAMBDA { return gelu(a); });
+    gelu(a);
   } else if (activation == Activation::gelu_tanh) {
-    activate_with(tile, [](vec a) WX_LAMBDA { return gelu_tanh(a); });
+    gelu_tanh(a);
   }
 }
 
-// Of a whole matrix, of which the block begins at row `first`.
-inline void add(const Tile& tile, const void* residual, Dtype dtype, int64_t first, int64_t stride) {
-  with_dtype(dtype, [&](auto element) {
-    const auto* const from = static_cast<const decltype(element)*>(residual) + first * stride;
-    for_each_vec(tile, [&](float* p, int64_t row, int64_t column, Lanes lanes)
-                           WX_LAMBDA { store(p, load(p) + load(from + row * stride + column, lanes)); });
+// N vectors of each row of a tile from the n-th on.
+template <class Operand, int N, class F>
+WX_INLINE void finish_part(const Tile& tile, int first, Lanes lanes, const Weights& w, const float* row_scale,
+                           Activation activation, const F& f) {
+  const int64_t column = tile.column + first * kLanes;
+  vec bias[N], scale[N];
+  unroll<N>([&](auto n) WX_LAMBDA {
+    bias[n] = w.bias == nullptr ? set1(0.0f) : load(w.bias + column + n * kLanes, lanes);
+    if constexpr (Operand::kQuantised) scale[n] = load(w.scale + column + n * kLanes, lanes);
   });
+  const float* sums = tile.sums + first * kLanes;
+  for (int r = 0; r < tile.rows; ++r, sums += kPanelColumns) {
+    vec a[N];
+    unroll<N>([&](auto n) WX_LAMBDA {
+      const vec sum = Operand::result(Operand::load_sum(sums + n * kLanes));
+      if constexpr (Operand::kQuantised) {
+        a[n] = fma(sum, scale[n] * set1(row_scale[tile.row + r]), bias[n]);
+      } else {
+        a[n] = sum + bias[n];
+      }
+    });
+    activate(a, activation);
+    unroll<N>([&](auto n) WX_LAMBDA { f(a[n], tile.row + r, column + n * kLanes, lanes); });
+  }
 }
 
-inline void write(const Tile& tile, void* out, Dtype dtype, int64_t first, int64_t stride) {
-  with_dtype(dtype, [&](auto element) {
-    auto* const to = static_cast<decltype(element)*>(out) + first * stride;
-    for_each_vec(tile, [&](float* p, int64_t row, int64_t column, Lanes lanes)
-                           WX_LAMBDA { store(to + row * stride + column, load(p), lanes); });
-  });
+// f(result, row, column, lanes that exist) on each vector of a tile; the result is activation(sum + bias),
+// with int8 weights of row_scale * weight scale * sum + bias.
+template <class Operand, class F>
+WX_INLINE void for_each_result(const Tile& tile, const Weights& w, const float* row_scale,
+                               Activation activation, const F& f) {
+  if (tile.column + kPanelColumns <= w.outputs) {
+    finish_part<Operand, kTileVecs>(tile, 0, Lanes(kLanes), w, row_scale, activation, f);
+    return;
+  }
+  for (int n = 0; n < tile.vecs; ++n) {
+    const int64_t rest = w.outputs - tile.column - n * kLanes;
+    finish_part<Operand, 1>(tile, n, lanes_of(rest), w, row_scale, activation, f);
+  }
 }
 
-// In units of the scale, cut to what an int8 holds.
-WX_INLINE vec quantised(vec a, vec inverse) { return max(set1(-127.0f), min(set1(127.0f), a * inverse)); }
-
-WX_INLINE void write_int8(const Tile& tile, int8_t* out, int64_t stride, float inverse_scale) {
-  for_each_vec(tile, [&](float* p, int64_t row, int64_t column, Lanes lanes) WX_LAMBDA {
-    store_int8(out + row * stride + column, zero_nan(quantised(load(p), set1(inverse_scale))), lanes);
-  });
+WX_INLINE vec load(const void* matrix, Dtype dtype, int64_t at, Lanes lanes) {
+  if (dtype == Dtype::bfloat16) return load(static_cast<const bf16*>(matrix) + at, lanes);
+  if (dtype == Dtype::float16) return load(static_cast<const f16*>(matrix) + at, lanes);
+  return load(static_cast<const float*>(matrix) + at, lanes);
 }
 
-// Rows of the next product: whole vectors, what lies past the last column is 0.
+WX_INLINE void store(void* matrix, Dtype dtype, int64_t at, vec a, Lanes lanes) {
+  if (dtype == Dtype::bfloat16) return store(static_cast<bf16*>(matrix) + at, a, lanes);
+  if (dtype == Dtype::float16) return store(static_cast<f16*>(matrix) + at, a, lanes);
+  return store(static_cast<float*>(matrix) + at, a, lanes);
+}
+
+// Brings the line of `at` nearer; nothing happens where there is no memory.
+WX_INLINE void fetch(const void* matrix, Dtype dtype, int64_t at) {
+  __builtin_prefetch(static_cast<const char*>(matrix) + at * (dtype == Dtype::float32 ? 4 : 2));
+}
+
+// In units of the scale from the offset, cut to what an int8 holds.
+WX_INLINE vec quantised(vec a, vec inverse, vec offset) {
+  return max(set1(-127.0f), min(set1(127.0f), fma(a, inverse, offset)));
+}
+
+// A part of a row of the next product.
 template <class Operand>
-WX_INLINE void write_rows(const Tile& tile, typename Operand::word* out, int64_t stride,
-                          float inverse_scale) {
-  for_each_vec(tile, [&](float* p, int64_t row, int64_t column, Lanes) WX_LAMBDA {
-    auto* const to = reinterpret_cast<typename Operand::element*>(out + row * stride) + column;
-    if constexpr (Operand::kQuantised) {
-      Operand::store_row(to, quantised(load(p), set1(inverse_scale)));
-    } else {
-      Operand::store_row(to, load(p));
-    }
-  });
+WX_INLINE void store_part(typename Operand::word* row, int64_t column, vec a, vec inverse_scale, vec offset) {
+  auto* const to = reinterpret_cast<typename Operand::element*>(row) + column;
+  if constexpr (Operand::kQuantised) {
+    Operand::store_row(to, quantised(a, inverse_scale, offset));
+  } else {
+    Operand::store_row(to, a);
+  }
 }
 
 }  // namespace wxkernels::WX_ISA

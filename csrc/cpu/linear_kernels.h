@@ -33,6 +33,17 @@ inline void put_row(const float* row, int64_t inputs, typename Operand::word* to
   }
 }
 
+// to = x + the offset of the operand's elements
+template <class Operand>
+inline void offset_bytes(const int8_t* x, int64_t K, typename Operand::element* to) {
+  int64_t k = 0;
+#if defined(__AVX512VNNI__)
+  for (; k + 64 <= K; k += 64)
+    _mm512_storeu_si512(to + k, _mm512_xor_si512(_mm512_loadu_si512(x + k), _mm512_set1_epi8(-128)));
+#endif
+  for (; k < K; ++k) to[k] = static_cast<typename Operand::element>(x[k] + Operand::kOffset);
+}
+
 struct LinearInt8Space {
   ProductSpace product;
   float* sums;
@@ -53,7 +64,7 @@ inline void linear_int8_rows(const LinearInt8& op, const float* packed, int64_t 
       space.product.scales[r] = op.x_scale[(first + r) * op.x_scale_stride];
       const int8_t* const x = static_cast<const int8_t*>(op.x) + (first + r) * op.row_stride;
       auto* const to = reinterpret_cast<Int8::element*>(in + r * stride);
-      for (int64_t k = 0; k < K; ++k) to[k] = static_cast<Int8::element>(x[k] + Int8::kOffset);
+      offset_bytes<Int8>(x, K, to);
       for (int64_t k = K; k < words_of<Int8>(K) * Int8::kDepth; ++k) to[k] = Int8::kOffset;
     } else {
       with_dtype(op.dtype, [&](auto element) {
@@ -63,16 +74,24 @@ inline void linear_int8_rows(const LinearInt8& op, const float* packed, int64_t 
       put_row<Int8>(space.product.row, K, in + r * stride, space.product.scales + r);
     }
   }
+  const vec inverse = set1(1 / op.out_scale);
   const auto finish = [&](const Tile& tile) {
-    activate(tile, op.activation);
-    if (op.residual != nullptr) add(tile, op.residual, op.residual_dtype, first, op.residual_stride);
-    if (op.out_dtype == Dtype::int8) {
-      write_int8(tile, static_cast<int8_t*>(op.out) + first * N, N, 1 / op.out_scale);
-    } else {
-      write(tile, op.out, op.out_dtype, first, N);
-    }
+    const auto put = [&](vec a, int64_t row, int64_t column, Lanes lanes) WX_LAMBDA {
+      if (op.residual != nullptr) {
+        const int64_t at = (first + row) * op.residual_stride + column;
+        fetch(op.residual, op.residual_dtype, at + kTileRows * op.residual_stride);  // the next tile's
+        a = a + load(op.residual, op.residual_dtype, at, lanes);
+      }
+      const int64_t at = (first + row) * N + column;
+      if (op.out_dtype == Dtype::int8) {
+        store_int8(static_cast<int8_t*>(op.out) + at, zero_nan(quantised(a, inverse, set1(0.0f))), lanes);
+      } else {
+        store(op.out, op.out_dtype, at, a, lanes);
+      }
+    };
+    for_each_result<Int8>(tile, op.weights, space.product.scales, op.activation, put);
   };
-  multiply<Int8>(in, rows, op.weights, packed, space.product.scales, space.sums, finish);
+  multiply<Int8>(in, rows, op.weights, packed, space.sums, finish);
 }
 
 struct MlpSpace {
@@ -108,16 +127,23 @@ inline void mlp_rows(const Mlp& op, const float* packed1, const float* packed2, 
         space.hidden.scales[r] = scale == scale ? op.hidden_scale : scale;
       }
     }
+    const vec inverse = set1(1 / op.hidden_scale), offset = set1(static_cast<float>(op.fc2.row_offset));
     const auto finish1 = [&](const Tile& tile) {
-      activate(tile, op.activation);
-      write_rows<Operand>(tile, hidden, hidden_stride, 1 / op.hidden_scale);
+      const auto put = [=](vec a, int64_t row, int64_t column, Lanes) WX_LAMBDA {
+        store_part<Operand>(hidden + row * hidden_stride, column, a, inverse, offset);
+      };
+      for_each_result<Operand>(tile, op.fc1, space.product.scales, op.activation, put);
     };
-    multiply<Operand>(in, rows, op.fc1, packed1, space.product.scales, space.sums, finish1);
+    multiply<Operand>(in, rows, op.fc1, packed1, space.sums, finish1);
     const auto finish2 = [&](const Tile& tile) {
-      add(tile, op.x, op.dtype, first, op.row_stride);
-      write(tile, op.out, op.dtype, first, C);
+      const auto put = [&](vec a, int64_t row, int64_t column, Lanes lanes) WX_LAMBDA {
+        const int64_t at = (first + row) * op.row_stride + column;
+        fetch(op.x, op.dtype, at + kTileRows * op.row_stride);  // the next tile's
+        store(op.out, op.dtype, (first + row) * C + column, a + load(op.x, op.dtype, at, lanes), lanes);
+      };
+      for_each_result<Operand>(tile, op.fc2, space.hidden.scales, Activation::none, put);
     };
-    multiply<Operand>(hidden, rows, op.fc2, packed2, space.hidden.scales, space.sums, finish2);
+    multiply<Operand>(hidden, rows, op.fc2, packed2, space.sums, finish2);
   });
 }
 
@@ -161,22 +187,21 @@ inline void patch_embed_rows(const PatchEmbed& op, const float* packed, int64_t 
       put_row<Operand>(space.product.row, op.weights.inputs, in + r * stride, nullptr);
     }
     const auto finish = [&](const Tile& tile) {
-      if (op.position != nullptr) {
-        for_each_vec(tile, [&](float* p, int64_t row, int64_t column, Lanes lanes) WX_LAMBDA {
+      const auto put = [&](vec a, int64_t row, int64_t column, Lanes lanes) WX_LAMBDA {
+        if (op.position != nullptr) {
           const int64_t token = (first + row) % tokens, at = token * N + column;
           if (op.position_dtype == Dtype::int8) {
-            const int8_t* const q = static_cast<const int8_t*>(op.position) + at;
-            store(p, fma(load_int8(q, lanes), set1(op.position_scale[token]), load(p)));
+            const vec q = load_int8(static_cast<const int8_t*>(op.position) + at, lanes);
+            a = fma(q, set1(op.position_scale[token]), a);
           } else {
-            with_dtype(op.position_dtype, [&](auto element) WX_LAMBDA {
-              store(p, load(p) + load(static_cast<const decltype(element)*>(op.position) + at, lanes));
-            });
+            a = a + load(op.position, op.position_dtype, at, lanes);
           }
-        });
-      }
-      write(tile, op.out, op.dtype, first, N);
+        }
+        store(op.out, op.dtype, (first + row) * N + column, a, lanes);
+      };
+      for_each_result<Operand>(tile, op.weights, nullptr, Activation::none, put);
     };
-    multiply<Operand>(in, rows, op.weights, packed, nullptr, space.sums, finish);
+    multiply<Operand>(in, rows, op.weights, packed, space.sums, finish);
   });
 }
 
@@ -230,10 +255,11 @@ inline void patch_head_rows(const PatchHead& op, const float* packed, int64_t fi
       put_row<Operand>(space.product.row, K, in + r * row_stride<Operand>(K), nullptr);
     }
     const auto finish = [&](const Tile& tile) {
-      for_each_vec(tile, [&](float* p, int64_t row, int64_t column, Lanes)
-                             WX_LAMBDA { store(space.results + row * N + column, load(p)); });
+      const auto put = [&](vec a, int64_t row, int64_t column, Lanes)
+                           WX_LAMBDA { store(space.results + row * N + column, a); };
+      for_each_result<Operand>(tile, op.weights, nullptr, Activation::none, put);
     };
-    multiply<Operand>(in, rows, op.weights, packed, nullptr, space.sums, finish);
+    multiply<Operand>(in, rows, op.weights, packed, space.sums, finish);
   });
   with_dtype(op.dtype, [&](auto element) { scatter_patches<decltype(element)>(op, first, rows, space); });
 }

@@ -89,7 +89,7 @@ def test_without_arguments_it_is_the_shipped_model(tmp_path, monkeypatch):
     assert refused.exit_code == 2
     assert "shallow_water-int8.safetensors exists; choose another path, or replace it with" in refused.stderr
     sizes = []
-    for budget in (1e-6, 0.02, 0.06):
+    for budget in (1e-6, 0.04, 0.2):
         fine("quantize", "--states", 1, "--overwrite", "--budget", budget)
         found = load(path).scheme
         assert found.error <= budget

@@ -129,8 +129,9 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda m: m | {"format": 3}, "format 3, expected 1 or 2; update wxkernels"),
-        (lambda m: m | {"format": 2}, "metadata is damaged.*'quantization'"),
+        (lambda m: m | {"format": 4}, "format 4, expected 1 or 3; update wxkernels"),
+        (lambda m: m | {"format": 2}, "format 2, expected 1 or 3; .* quantise the original again"),
+        (lambda m: m | {"format": 3}, "metadata is damaged.*'quantization'"),
         (lambda m: {k: v for k, v in m.items() if k != "mean"}, "metadata is damaged.*'mean'"),
         (lambda m: m | {"lat": [0, 1]}, "metadata is damaged.*lat"),
         (lambda m: m | {"variables": ["t2m", "u10m"]}, "metadata is damaged.*variables: expected 3"),

@@ -98,12 +98,12 @@ def test_coarse_weights_keep_the_dtype_of_the_input(dtype):
 
 
 def int8(net):
-    """`net` with an int8 MLP whose hidden layer reaches 127 at its largest value."""
+    """`net` with an int8 MLP whose hidden layer reaches from -0.2 to 4."""
     net = copy.deepcopy(net)
     fc1, fc2 = net.mlp.fc1, net.mlp.fc2
-    scale = torch.tensor(8 / 127)
+    scale = torch.tensor(4.2 / 254)
     net.mlp = Mlp(
-        Int8Linear.quantized(fc1.weight, fc1.bias), Int8Linear.quantized(fc2.weight, fc2.bias), scale
+        Int8Linear.quantized(fc1.weight, fc1.bias), Int8Linear.quantized(fc2.weight, fc2.bias), scale, -115
     )
     return net
 

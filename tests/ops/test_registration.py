@@ -56,7 +56,7 @@ def cases():
         ),
         "mlp": (ops.mlp, x, norms | biases | {"fc1_weight": normal(D, C), "fc2_weight": normal(C, D)}),
         "mlp in int8": (
-            ops.mlp,
+            partial(ops.mlp, hidden_offset=-90),
             x,
             norms | biases | scales | {"fc1_weight": int8(D, C), "fc2_weight": int8(C, D)},
         ),

@@ -12,7 +12,6 @@ import wxkernels
 from tests import hosts
 from wxkernels.errors import UserError
 from wxkernels.patching import blocks, forward
-from wxkernels.patching import precisions as precision_module
 
 LAYERS = [
     *("patch_embed", "pos_embed", "head"),
@@ -127,21 +126,6 @@ def test_the_search_moves_layers_to_a_finer_precision(network, x, monkeypatch):
     monkeypatch.setitem(calibration.BUDGETS, "int8", 1e-6)
     assert set(precisions(low(network, x, "int8")).values()) == {"same"}
     assert precisions(low(network, x, {"*": "int8"})) == wide  # chosen by name: obeyed
-
-
-@torch.no_grad()
-def test_the_search_takes_four_steps_where_results_are_inputs(host, x, monkeypatch):
-    asked = []
-    calibrate = precision_module.calibrate
-    monkeypatch.setattr(
-        precision_module, "calibrate", lambda *a, **k: asked.append(k["steps"]) or calibrate(*a, **k)
-    )
-    outputs = next(name for name in host.numbers if name.startswith("out_"))
-    sizes = {"patch_size": (8, 8), "embed_dim": 16, "depth": 1, "num_blocks": 2}
-    for changed in ({}, {outputs: 2}):
-        low(host.network_class(**{**host.numbers, **sizes, **changed}).eval(), x, "int8")
-    low(host.network(), x, {"*": "int8"})  # nothing to search
-    assert asked == [4, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,19 @@
 import json
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wxkernels.quantization import LayerScheme, Scheme
-from wxkernels.quantization.scheme import asked
+from wxkernels.quantization.scheme import asked, hidden_code
 
 
 def scheme(**changes):
     layers = {
         "pos_embed": LayerScheme("int8", error=1e-4, size_before=400, size_after=110),
         "blocks.0.filter": LayerScheme("fp32", error=0.0, size_before=80, size_after=80),
-        "blocks.0.mlp": LayerScheme("int8", 0.5, 0.013, 2e-3, 400, 110),
+        "blocks.0.mlp": LayerScheme("int8", 0.5, 0.013, -90, 2e-3, 400, 110),
         "blocks.1.mlp": LayerScheme("bf16", error=1e-3, size_before=400, size_after=200),
     }
     parts = {"precision": "int8", "layers": layers, "budget": 0.02, "error": 0.01}
@@ -38,6 +41,10 @@ def test_json_and_back():
             lambda d: d | {"layers": {"mlp": d["layers"]["blocks.0.mlp"] | {"hidden_scale": -1.0}}},
             "hidden_scale: expected > 0, got -1.0",
         ),
+        (
+            lambda d: d | {"layers": {"mlp": d["layers"]["blocks.0.mlp"] | {"hidden_offset": -128}}},
+            "hidden_offset: expected -127 to 127, got -128",
+        ),
         (lambda d: {k: v for k, v in d.items() if k != "layers"}, "layers"),
         (lambda d: d | {"layers": {"mlp": {}}}, "precision"),
         (lambda d: d | {"layers": 3}, "int"),
@@ -63,5 +70,18 @@ def test_the_digest_is_of_the_choices():
     for name, layer in scheme().layers.items():
         other = LayerScheme("bf16" if layer.precision == "fp32" else "fp32", layer.smooth, layer.hidden_scale)
         assert scheme(layers=scheme().layers | {name: other}).digest() != digest
-    changed = LayerScheme("int8", 0.5, 0.014, 2e-3, 400, 110)
-    assert scheme(layers=scheme().layers | {"blocks.0.mlp": changed}).digest() != digest
+    for changes in ({"hidden_scale": 0.014}, {"hidden_offset": -91}):
+        changed = replace(scheme().layers["blocks.0.mlp"], **changes)
+        assert scheme(layers=scheme().layers | {"blocks.0.mlp": changed}).digest() != digest
+
+
+@given(least=st.floats(-1e6, 0, allow_subnormal=False), largest=st.floats(0, 1e6, allow_subnormal=False))
+def test_the_hidden_code_reaches_both_ends(least, largest):
+    """To half a step, and with all its 255 steps: the ends are 254 apart."""
+    scale, offset = hidden_code(least, largest)
+    assert scale > 0
+    assert -127 <= offset <= 127
+    for end in (least, 0.0, largest):
+        assert abs(scale * (min(max(round(end / scale) + offset, -127), 127) - offset) - end) <= 1.01 * scale
+    if largest > least:
+        assert 254 * scale == pytest.approx(largest - least)

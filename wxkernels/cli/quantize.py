@@ -42,13 +42,9 @@ if TYPE_CHECKING:
     "--states", type=click.IntRange(1), default=4, show_default=True, help="Times of SOURCE to calibrate on."
 )
 @click.option(
-    "--steps", type=click.IntRange(1), default=4, show_default=True,
-    help="Model steps that the error is measured over.",
-)  # fmt: skip
-@click.option(
     "--budget",
     type=click.FloatRange(0, min_open=True),
-    help="Error that is allowed, relative to the change in those steps. [0.013 in int8, 0.001 in bf16]",
+    help="Error of a step that is allowed, relative to its change. [0.03 in int8, 0.005 in bf16]",
 )
 @click.option(
     "--keep", multiple=True, metavar="PATTERN=PRECISION",
@@ -80,7 +76,6 @@ def command(source: Path | None, model: Path | None, **options: Any) -> None:
             name=str(source or case.initial.attrs.get("source", "")),
             overrides=overrides,
             budget=options["budget"],
-            steps=options["steps"],
         )
     case.model.save(output)
     console.print(_table(scheme))
@@ -113,7 +108,7 @@ def convert(
 ) -> Scheme:
     """Quantise `model` in place on states (time, variable, lat, lon) of the data `name`, physical units.
 
-    options: overrides, budget and steps of WeatherModel.quantize. UserError: it cannot be done.
+    options: overrides and budget of WeatherModel.quantize. UserError: it cannot be done.
     """
     from wxkernels.forecast.ensemble import normalised
 

@@ -124,12 +124,11 @@ class WeatherModel:
         *,
         overrides: Mapping[str, str] | None = None,
         budget: float | None = None,
-        steps: int = 4,
         provenance: Mapping[str, Any] | None = None,
     ) -> Scheme:
         """Convert the network and those of the diagnostics to "bf16" or "int8", in place.
 
-        Calibrated on states (N, C, H, W), normalised, one by one. overrides, budget, steps, provenance
+        Calibrated on states (N, C, H, W), normalised, one by one. overrides, budget, provenance
         and ValueError: `wxkernels.quantization.calibrate`; ValueError too for a network that is not ours or
         is quantised already.
         """
@@ -139,9 +138,7 @@ class WeatherModel:
             raise ValueError(f"network: it is in {self.precision} already; give one in fp32")
         convert = partial(_convert, precision=precision, budget=budget, provenance=provenance)
         states = states.to(self.device, torch.float32)
-        scheme = convert(
-            self.network, self._inputs(states), overrides or {}, steps=steps, persistent=len(self.variables)
-        )
+        scheme = convert(self.network, self._inputs(states), overrides or {}, persistent=len(self.variables))
         for diagnostic in self.diagnostics.values():
             backbone = diagnostic.float().backbone
             names = layer_names(backbone)  # a pattern may be for the model's network alone
@@ -191,7 +188,7 @@ class WeatherModel:
         schemes |= {name: network.backbone.scheme for name, network in self.diagnostics.items()}
         quantization = {name: scheme.to_dict() for name, scheme in schemes.items() if scheme is not None}
         metadata = {
-            "format": 2 if quantization else 1,  # what versions before quantisation cannot read
+            "format": 3 if quantization else 1,  # 2: quantised, without hidden_offset
             "network": self.network.config,
             "variables": self.variables,
             "lat": self.grid.lat.tolist(),
@@ -216,9 +213,12 @@ class WeatherModel:
         source = str(checkpoint.path)
         try:
             metadata = json.loads(checkpoint.metadata[METADATA_KEY])
-            if metadata["format"] not in (1, 2):
-                raise UserError(f"{source}: format {metadata['format']}, expected 1 or 2; update wxkernels")
-            quantization = metadata["quantization"] if metadata["format"] == 2 else {}
+            if metadata["format"] not in (1, 3):
+                raise UserError(
+                    f"{source}: format {metadata['format']}, expected 1 or 3; update wxkernels, or where the "
+                    "number is 2 quantise the original again"
+                )
+            quantization = metadata["quantization"] if metadata["format"] == 3 else {}
             schemes = {name: Scheme.from_dict(values) for name, values in quantization.items()}
             state = dict(checkpoint.state)
             static = state.pop(_STATIC, None)

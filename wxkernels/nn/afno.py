@@ -62,18 +62,23 @@ class AFNO2D(nn.Module):
 class Mlp(nn.Module):
     """y = x + fc2(gelu(fc1(norm(x)))) with the exact (erf) GELU: the second half of a block.
 
-    fc1 and fc2 both floating or both int8, which needs hidden_scale, one float32 element: the scale of the
-    int8 hidden layer, a buffer.
+    fc1 and fc2 both floating or both int8, which needs hidden_scale, one float32 element, a buffer, and
+    hidden_offset: the scale and the zero point of the int8 hidden layer.
     """
 
     hidden_scale: Tensor | None
 
     def __init__(
-        self, fc1: nn.Linear | Int8Linear, fc2: nn.Linear | Int8Linear, hidden_scale: Tensor | None = None
+        self,
+        fc1: nn.Linear | Int8Linear,
+        fc2: nn.Linear | Int8Linear,
+        hidden_scale: Tensor | None = None,
+        hidden_offset: int = 0,
     ):
         super().__init__()
         self.fc1, self.fc2 = fc1, fc2
         self.register_buffer("hidden_scale", hidden_scale)
+        self.hidden_offset = hidden_offset
 
     def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         return ops.mlp(
@@ -88,6 +93,7 @@ class Mlp(nn.Module):
             fc1_scale=getattr(self.fc1, "weight_scale", None),
             fc2_scale=getattr(self.fc2, "weight_scale", None),
             hidden_scale=self.hidden_scale,
+            hidden_offset=self.hidden_offset,
         )
 
 

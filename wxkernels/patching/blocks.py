@@ -1,6 +1,7 @@
 """The AFNO block of the hosts: what it needs to be, what it computes, and how that is proven."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from wxkernels import ops
 from wxkernels.patching import filters, hosts
 from wxkernels.patching.probe import Draw
 from wxkernels.quantization import LayerScheme, Scheme, convert_block
+from wxkernels.quantization.scheme import hidden_code
 
 KIND = "block"
 OPS = "spectral_filter, mlp"
@@ -98,6 +100,7 @@ def run(block: Any, x: Tensor, weights: Any) -> Tensor:
         fc1_scale=getattr(mlp.fc1, "weight_scale", None),
         fc2_scale=getattr(mlp.fc2, "weight_scale", None),
         hidden_scale=getattr(mlp, "hidden_scale", None),
+        hidden_offset=getattr(mlp, "hidden_offset", 0),
     )
 
 
@@ -150,15 +153,13 @@ def cases(block: Any, draw: Draw) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
 
 def trial(block: Any, x: Tensor, precisions: Mapping[str, str]) -> dict[str, LayerScheme]:
     """The schemes that a probe with input x holds a stand-in to."""
-    hidden_scale = None
+    mlp = LayerScheme(precisions["mlp"])
     if precisions["mlp"] == "int8":
         t = _after_filter(block, x.double())
         hidden = F.gelu(_linear(block.mlp.fc1, _norm(block.norm2, t)))
-        hidden_scale = hidden.abs().max().item() / 127
-    return {
-        "filter": LayerScheme(precisions["filter"]),
-        "mlp": LayerScheme(precisions["mlp"], hidden_scale=hidden_scale),
-    }
+        scale, offset = hidden_code(min(hidden.min().item(), 0.0), max(hidden.max().item(), 0.0))
+        mlp = replace(mlp, hidden_scale=scale, hidden_offset=offset)
+    return {"filter": LayerScheme(precisions["filter"]), "mlp": mlp}
 
 
 def _after_filter(block: Any, x: Tensor) -> Tensor:

@@ -103,12 +103,6 @@ def run(network: Any, x: Tensor, weights: Any) -> Tensor:
     return y if weight is head.weight else y.to(weight.dtype)
 
 
-def continues(network: Any) -> bool:
-    """Whether results may be the inputs of a next step: there are as many channels."""
-    p, q = network.patch_size
-    return network.head.out_features == network.patch_embed.proj.in_channels * p * q
-
-
 def takes(network: Any, x: Tensor) -> bool:
     """Whether `run` has an answer for x; otherwise the original gives its own error."""
     return x.dim() == 4 and tuple(x.shape[1:]) == (network.patch_embed.proj.in_channels, *_size(network))

@@ -58,14 +58,12 @@ def scheme(
     chosen: Mapping[str, str],
     calibration: Sequence[Tensor],
     search: str | None,
-    steps: int = 1,
 ) -> Scheme:
     """The scheme of the layers of `root` by their names in it, measured where there are calibration inputs.
 
     chosen: their precisions; layers of `root` that are not in it stay as they are. search: the precision
     asked for the whole model, which layers may leave for a finer one (`quantization.calibrate`); None where
-    each layer's was chosen. steps: as for calibrate. Raises UserError for int8 without inputs, and for inputs
-    that do not fit.
+    each layer's was chosen. Raises UserError for int8 without inputs, and for inputs that do not fit.
     """
     fine = {name: "fp32" if precision == "same" else precision for name, precision in chosen.items()}
     if not calibration:
@@ -80,7 +78,7 @@ def scheme(
     overrides = {name: fine.get(ours, "fp32") for name, ours in names.items() if ours not in free}
     with _evaluating(root):
         try:
-            found = calibrate(root, calibration, precision=search or "int8", overrides=overrides, steps=steps)
+            found = calibrate(root, calibration, precision=search or "int8", overrides=overrides)
         except (ValueError, RuntimeError, AssertionError) as error:  # the last two: of the model's forward
             kind = type(root).__qualname__
             raise UserError(f"calibration: {kind} does not take it: {line(error)}") from error

@@ -16,9 +16,6 @@ from wxkernels.quantization.conversion import blocks_of
 
 log = logging.getLogger("wxkernels")
 
-#: That a network runs on its own results in the search for precisions: errors that are always the same grow.
-STEPS = 4
-
 
 def patch(
     model: Any,
@@ -42,8 +39,7 @@ def patch(
     positions, the rest is bf16. A dict chooses for layers by name, {"blocks.0.*": "bf16", "*": "int8"}: the
     first pattern that fits, "same" if none does. calibration: a few normalised inputs (B, C, H, W) of the
     network. int8 needs them; and where one precision is named for all, the worst layers become finer until
-    the error of a step, and of four if results may be inputs, is within the budget for it
-    (`quantization.BUDGETS`).
+    the error of a step is within the budget for it (`quantization.BUDGETS`).
 
     Copies and pickles stay patched; to read such a pickle one needs wxkernels, so `unpatch` before saving for
     elsewhere. Patching again replaces the patch. `model` is a torch.nn.Module, or an object that holds one at
@@ -183,9 +179,7 @@ def _choose(
         if inputs:
             _check_blocks(root_name, root, inside, report)
         search = precision if isinstance(precision, str) else None
-        forecasts = any(f.module is root and f.level is networks and networks.continues(root) for f in inside)
-        steps = STEPS if search and forecasts else 1
-        scheme = precisions.scheme(root, {local[name]: chosen[name] for name in local}, inputs, search, steps)
+        scheme = precisions.scheme(root, {local[name]: chosen[name] for name in local}, inputs, search)
         if scheme.error is not None:
             report.error = max(scheme.error, report.error or 0.0)
         for f in inside:

@@ -1,6 +1,7 @@
 """Which layer gets which precision: the search against a budget of error."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -15,7 +16,7 @@ from wxkernels.quantization.scheme import PRECISIONS, Scheme, asked, kind
 log = logging.getLogger("wxkernels")
 
 #: Of the network's error: so that the shipped forecast keeps its skill (docs/precision.md).
-BUDGETS = {"bf16": 0.001, "int8": 0.013}
+BUDGETS = {"bf16": 0.005, "int8": 0.03}
 
 
 @torch.no_grad()
@@ -26,27 +27,26 @@ def calibrate(
     precision: str,
     overrides: Mapping[str, str] | None = None,
     budget: float | None = None,
-    steps: int = 1,
     persistent: int | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> Scheme:
     """The scheme in which a step of `network` differs from what it is by no more than `budget`.
 
-    error = RMS(f_q(x) - f(x)) / RMS(f(x) - x) over all states, where x counts for the first `persistent`
-    channels: by default all if f has as many outputs as inputs, else none. With steps > 1 each f runs so many
-    steps on its own, and of the errors after the first and the last step the larger counts: one that is
-    always the same grows with the steps, one that is random falls behind the change.
+    error = RMS(f_q(x) - f(x)) / RMS(f(x) - x) over all states and points, of the worst variable. x counts for
+    the first `persistent` channels: by default all if f has as many outputs as inputs, else none. Where all
+    results are inputs, an error that is the same from every state counts for STEPS steps, in which it adds up
+    while one that is random falls behind (`measurement`); of a single state the next is taken too.
     Every layer starts at `precision` ("fp32", "bf16"; "int8": MLPs and positions, the rest bf16), or at that
     of the first pattern in `overrides` that fits its name, such as {"blocks.0.*": "bf16"}, which it keeps.
-    While the error is above the budget (by default BUDGETS), the layers with the largest errors of their
-    own move to the next finer precision. The strength of SmoothQuant and the clip of the hidden
-    layer are, for each int8 MLP, those of the smallest error.
+    The layers with the largest errors of their own move to the next finer precision until the error is within
+    the budget (by default BUDGETS). An int8 MLP has SmoothQuant where that makes its error smaller, and its
+    hidden layer reaches from its least to its largest value.
 
     network: ours or another package's, floating, with AFNO blocks (`convert_block`); it is left as it is.
     states: normalised inputs (B, C, H, W), a few; without any nothing is measured, and int8 MLPs are refused.
     provenance: kept in the scheme. Raises ValueError for a network without blocks, or whose results are not
-    finite, states that are not finite, steps where results are no inputs, unknown precisions and patterns
-    that fit no layer.
+    finite, states that are not finite, a budget that is not finite and above 0, unknown precisions and
+    patterns that fit no layer.
     """
     names = layer_names(network)
     if not blocks_of(network):
@@ -57,8 +57,10 @@ def calibrate(
             raise ValueError(f"states: expected finite numbers (B, C, H, W), got {x.dtype} {tuple(x.shape)}")
     if not len(states) and any(kind(name) == "mlp" and choice[name] == "int8" for name in names):
         raise ValueError("states: expected at least one to calibrate int8 on, got none")
-    measured = Measurement(network, states, steps=steps, persistent=persistent)
     budget = BUDGETS.get(precision) if budget is None else budget
+    if budget is not None and not 0 < budget < math.inf:
+        raise ValueError(f"budget: expected a finite number above 0, got {budget}")
+    measured = Measurement(network, states, persistent=persistent)
     error = None
     if len(states):
         choice, error = _search(measured, choice, fixed, budget)
@@ -95,52 +97,30 @@ def _search(
 ) -> tuple[dict[str, str], float]:
     """A choice within the budget, and its error.
 
-    The squares of the layers' errors add up to that of the network, once `_weigh` has set the kinds of layers
-    against each other. So many of the worst layers move as the budget takes; then it is measured again.
+    The squares of the layers' errors add up to about that of the network. So many of the worst layers move
+    that it is within the budget; then it is measured, and where it is not, more move by as much as it lacks.
     """
-    errors = measured.errors(choice)
-    if budget is None or max(errors) <= budget:
-        return choice, max(errors)
-    weights = _weigh(measured, choice)
-
-    def square(name: str) -> float:
-        return weights.get(kind(name), 1.0) * (measured.layer(name, choice[name]).error or 0.0) ** 2
-
+    if budget is None:
+        return choice, measured.error(choice)
     choice = dict(choice)
+    squares = {name: _square(measured, name, precision) for name, precision in choice.items()}
+    movable = {name for name in choice if name not in fixed and choice[name] != "fp32"}
+    goal, least = budget, 0
     while True:
-        error = max(errors)
-        movable = {name for name in choice if name not in fixed and choice[name] != "fp32"}
+        moves = 0
+        while movable and (moves < least or math.sqrt(sum(squares.values())) > goal):
+            worst = max(sorted(movable), key=squares.__getitem__)
+            choice[worst] = PRECISIONS[PRECISIONS.index(choice[worst]) - 1]
+            squares[worst] = _square(measured, worst, choice[worst])
+            moves += 1
+            if choice[worst] == "fp32":
+                movable.remove(worst)
+        error = measured.error(choice)
         log.info("quantization: error %.5f, budget %.5f", error, budget)
         if error <= budget or not movable:
             return choice, error
-        squares = {name: square(name) for name in choice}
-        goal = sum(squares.values()) * (budget / error) ** 2
-        moved = False
-        while movable and (not moved or sum(squares.values()) > goal):
-            worst = max(sorted(movable), key=squares.__getitem__)
-            choice[worst] = PRECISIONS[PRECISIONS.index(choice[worst]) - 1]
-            squares[worst] = square(worst)
-            moved = True
-            if choice[worst] == "fp32":
-                movable.remove(worst)
-        errors = measured.errors(choice)
+        goal, least = math.sqrt(sum(squares.values())) * budget / error, 1
 
 
-def _weigh(measured: Measurement, choice: dict[str, str]) -> dict[str, float]:
-    """By how much the network's error is larger, squared, than those of its layers of each kind.
-
-    The layers' own know nothing of what later layers and steps make of them. Blocks are measured alone, then
-    with each of the layers around them, which are one of a kind.
-    """
-    around = [name for name in choice if kind(name) not in ("mlp", "filter") and choice[name] != "fp32"]
-    inner = choice | dict.fromkeys(around, "fp32")
-    squares = {"mlp": max(measured.errors(inner)) ** 2}
-    names = {"mlp": [name for name in choice if name not in around]}
-    for name in around:
-        squares[kind(name)] = max(measured.errors(inner | {name: choice[name]})) ** 2 - squares["mlp"]
-        names[kind(name)] = [name]
-    weights = {}
-    for part, square in squares.items():
-        own = sum((measured.layer(name, choice[name]).error or 0.0) ** 2 for name in names[part])
-        weights[part] = max(square / own, 1.0) if own > 0 else 1.0  # 1: it is lost beside the blocks
-    return weights | {"filter": weights["mlp"]}
+def _square(measured: Measurement, name: str, precision: str) -> float:
+    return (measured.layer(name, precision).error or 0.0) ** 2

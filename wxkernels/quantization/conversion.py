@@ -92,7 +92,10 @@ def convert_mlp(norm: nn.LayerNorm, mlp: Any, layer: LayerScheme) -> tuple[nn.La
         raise ValueError("scheme: expected a hidden_scale for an int8 MLP, got None")
     hidden_scale = torch.tensor(layer.hidden_scale, dtype=torch.float32, device=weight.device)
     return norm, Mlp(
-        Int8Linear.quantized(weight, bias), Int8Linear.quantized(fc2.weight, _float(fc2.bias)), hidden_scale
+        Int8Linear.quantized(weight, bias),
+        Int8Linear.quantized(fc2.weight, _float(fc2.bias)),
+        hidden_scale,
+        layer.hidden_offset,
     )
 
 

@@ -18,13 +18,14 @@ from wxkernels.quantization.conversion import (
     convert_block,
     convert_filter,
     convert_mlp,
+    layer_names,
     roots_of,
 )
-from wxkernels.quantization.scheme import LayerScheme, Scheme
+from wxkernels.quantization.scheme import LayerScheme, Scheme, hidden_code
 
 ROWS = 2048  # tokens that a layer is measured on, of all states together
-ALPHAS = (0.0, 0.25, 0.5, 0.75)  # of SmoothQuant
-CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # of the largest value of a hidden layer
+STEPS = 20  # over which errors add up: those of the default forecast
+ALPHAS = (0.0, 0.5)  # of SmoothQuant
 #: A channel that hardly varies in calibration may do so later: it is scaled as if it had this share of the
 #: largest channel.
 LEAST = 0.01
@@ -32,25 +33,28 @@ _WEIGHTS = {"patch_embed": "patch_embed.proj.weight", "head": "head.weight"}
 
 
 class Measurement:
-    """A network run `steps` steps from states as it is, with samples of what its layers get in the first.
+    """A network's step from states as it is, with samples of what its layers get on the way.
 
-    It is left as it is. A layer's error is estimated: what the layer adds to the tokens differs by d
-    (rows, C), which the skips and the head take to the fields: RMS(head(d)) / RMS(f(x) - x).
+    It is left as it is. An error is by variable what `_Errors` makes of the states, over STEPS steps where
+    results are inputs, relative to that variable's RMS(f(x) - x); of the variables the largest counts. A
+    layer's is estimated: what the layer adds to the tokens differs by d (rows, C), which the skips and the
+    head take to the fields.
     """
 
     def __init__(
-        self, network: nn.Module, states: Sequence[Tensor], *, steps: int = 1, persistent: int | None = None
+        self, network: nn.Module, states: Sequence[Tensor], *, persistent: int | None = None
     ) -> None:
         self.network = network
         self.blocks, self.roots = blocks_of(network), roots_of(network)
-        self._states: list[Tensor] = []
-        self._steps = steps
-        self._outputs: list[list[Tensor]] = []  # of each state, what `_roll` gives
-        self._changes: list[float] = []  # RMS of outputs - x, for each of those steps
+        self._states: list[Tensor] = []  # a sample each
+        self._outputs: list[Tensor] = []
+        self._changes = torch.ones(1)  # RMS(f(x) - x) by variable
+        self._steps = 1
+        self._rows = ROWS
         self._samples: dict[str, list[Tensor]] = {}  # an MLP's tokens; what bf16 changes in the other layers
         self._layers: dict[tuple[str, str], LayerScheme] = {}
         if len(states):
-            self._run(states, persistent)
+            self._run([sample for x in states for sample in x.split(1)], persistent)
 
     def layer(self, name: str, precision: str) -> LayerScheme:
         """The layer in `precision`, as good as it gets; its error is None where there are no states."""
@@ -64,67 +68,63 @@ class Measurement:
             self._layers[key] = replace(found, size_before=sum(w.nbytes for w in weights), size_after=after)
         return self._layers[key]
 
-    def errors(self, choice: dict[str, str]) -> list[float]:
-        """RMS(f_q(x) - f(x)) / RMS(f(x) - x) with the layers in the precisions of `choice`; inf for a NaN.
-
-        After the first step and, where there are more, after the last.
-        """
-        squares = _Squares()
+    def error(self, choice: dict[str, str]) -> float:
+        """That of a step with the layers in the precisions of `choice`; inf for a NaN."""
+        errors = _Errors()
         with self._converted(choice) as step:
-            for x, outputs in zip(self._states, self._outputs, strict=True):
-                squares.add(found - y for found, y in zip(self._roll(step, x), outputs, strict=True))
-        found = [e / change for e, change in zip(squares.rms(), self._changes, strict=True)]
-        return [math.inf if math.isnan(e) else e for e in found]
+            for x, y in zip(self._states, self._outputs, strict=True):
+                errors.add(step(x).float() - y)
+        return _largest(errors.rms(self._steps) / self._changes)
 
     def _run(self, states: Sequence[Tensor], persistent: int | None) -> None:
-        device = next(self.network.parameters()).device
-        rows = max(ROWS // len(states), 1)
+        self._rows = ROWS // max(len(states), 2)
         watched: list[tuple[nn.Module, Callable[..., None]]] = [
-            (block, partial(self._see_block, name, rows)) for name, block in self.blocks.items()
+            (block, partial(self._see_block, name)) for name, block in self.blocks.items()
         ]
         for prefix, root in self.roots.items():
-            watched.append((root.patch_embed, partial(self._see_embed, f"{prefix}patch_embed", rows)))
-            watched.append((root.head, partial(self._see_head, f"{prefix}head", rows)))
-        squares = _Squares()
-        for x in (x.to(device) for x in states):
-            with ExitStack() as stack:
-                for module, hook in watched:
-                    stack.callback(module.register_forward_pre_hook(hook).remove)
-                first = self.network(x).float()
+            watched.append((root.patch_embed, partial(self._see_embed, f"{prefix}patch_embed")))
+            watched.append((root.head, partial(self._see_head, f"{prefix}head")))
+        with ExitStack() as stack:
+            step = stack.enter_context(self._converted(dict.fromkeys(layer_names(self.network), "fp32")))
+            for module, hook in watched:
+                stack.callback(module.register_forward_pre_hook(hook).remove)
+            x = states[0].to(next(self.network.parameters()).device)
+            y = step(x).float()
             goes_on = persistent
             if goes_on is None:
-                goes_on = first.shape[1] if x.shape[1] == first.shape[1] else 0
-            if self._steps > 1 and goes_on != first.shape[1]:
-                raise ValueError(f"steps: expected 1 where outputs are no inputs, got {self._steps}")
-            self._states.append(x)
-            self._outputs.append(self._roll(self.network, x, first))
-            before = F.pad(x[:, :goes_on], (0, 0, 0, 0, 0, first.shape[1] - goes_on))
-            squares.add(y - before for y in self._outputs[-1])
-        self._changes = [change or 1.0 for change in squares.rms()]
-        if not all(map(math.isfinite, self._changes)):
+                goes_on = y.shape[1] if x.shape[1] == y.shape[1] else 0
+            self._see(x, y)
+            rest = list(states[1:])
+            if goes_on == y.shape[1]:
+                self._steps = STEPS
+                rest = rest or [torch.cat([y.to(x.dtype), x[:, goes_on:]], 1)]
+            for x in (x.to(y.device) for x in rest):
+                self._see(x, step(x).float())
+        changes = _Errors()
+        for x, y in zip(self._states, self._outputs, strict=True):
+            changes.add(y - F.pad(x[:, :goes_on], (0, 0, 0, 0, 0, y.shape[1] - goes_on)))
+        self._changes = changes.rms(1)
+        if not self._changes.isfinite().all():
             raise ValueError("network: expected finite results from the states, got others")
+        self._changes = self._changes.clamp(min=LEAST * self._changes.max())
+        self._changes = torch.where(self._changes > 0, self._changes, 1.0)
 
-    def _roll(self, step: Callable[[Tensor], Tensor], x: Tensor, first: Tensor | None = None) -> list[Tensor]:
-        """The result of the first step from x, and that of the last where there are more; float32."""
-        y = step(x).float() if first is None else first
-        found = [y]
-        for _ in range(1, self._steps):
-            x = torch.cat([y.to(x.dtype), x[:, y.shape[1] :]], 1)
-            y = step(x).float()
-        return found if self._steps == 1 else [*found, y]
+    def _see(self, x: Tensor, y: Tensor) -> None:
+        self._states.append(x)
+        self._outputs.append(y)
 
-    def _see_block(self, name: str, rows: int, block: Any, args: tuple[Tensor, ...]) -> None:
+    def _see_block(self, name: str, block: Any, args: tuple[Tensor, ...]) -> None:
         t, rounded = (convert_filter(block.filter, p)(args[0], block.norm1) for p in ("fp32", "bf16"))
-        self._keep(f"{name}.mlp", _sample(t, rows))
-        self._keep(f"{name}.filter", _sample(rounded, rows) - _sample(t, rows))
+        self._keep(f"{name}.mlp", self._sample(t))
+        self._keep(f"{name}.filter", self._sample(rounded) - self._sample(t))
 
-    def _see_embed(self, name: str, rows: int, embed: Any, args: tuple[Tensor, ...]) -> None:
+    def _see_embed(self, name: str, embed: Any, args: tuple[Tensor, ...]) -> None:
         x, weight = args[0].float(), embed.proj.weight
         t, rounded = (ops.patch_embed(x, weight.to(dtype), None) for dtype in (torch.float32, torch.bfloat16))
-        self._keep(name, _sample(rounded - t, rows))
+        self._keep(name, self._sample(rounded - t))
 
-    def _see_head(self, name: str, rows: int, head: Any, args: tuple[Tensor, ...]) -> None:
-        tokens, weight = _sample(args[0], rows), head.weight.float()
+    def _see_head(self, name: str, head: Any, args: tuple[Tensor, ...]) -> None:
+        tokens, weight = self._sample(args[0]), head.weight.float()
         fields = F.linear(_rounded("bf16", tokens), _rounded("bf16", weight))
         self._keep(name, fields - F.linear(tokens, weight))
 
@@ -136,11 +136,12 @@ class Measurement:
             return replace(layer, error=0.0)
         if name.endswith("pos_embed"):
             (positions,) = self._weights(name)
-            return replace(layer, error=self._effect(name, _rounded(layer.precision, positions) - positions))
-        return replace(layer, error=self._effect(name, torch.cat(self._samples[name])))
+            errors = self._sample(_rounded(layer.precision, positions) - positions)
+            return replace(layer, error=self._effect(name, [errors] * len(self._states)))
+        return replace(layer, error=self._effect(name, self._samples[name]))
 
     def _mlp(self, name: str, layer: LayerScheme) -> LayerScheme:
-        """The shift and, in int8, the SmoothQuant and the clip with the smallest error."""
+        """The shift and, in int8, the reach of the hidden layer and the SmoothQuant of the smaller error."""
         if layer.precision == "fp32":
             return replace(layer, error=0.0)
         block = self.blocks[name.removesuffix(".mlp")]
@@ -152,7 +153,8 @@ class Measurement:
         def measured(**changes: Any) -> LayerScheme:
             tried = replace(layer, **changes)
             new_norm, new = convert_mlp(norm, block.mlp, tried)
-            return replace(tried, error=self._effect(name, new(tokens, new_norm) - y))
+            errors = (new(tokens, new_norm) - y).chunk(len(self._states))
+            return replace(tried, error=self._effect(name, errors))
 
         error = attrgetter("error")
         n = F.layer_norm(tokens, tokens.shape[-1:], norm.weight.float(), _float(norm.bias), norm.eps)
@@ -160,22 +162,38 @@ class Measurement:
         plain = torch.ones_like(shift)
         if layer.precision == "bf16":
             return measured(shift=shift, scale=plain)
-        peak = F.gelu(F.linear(n, weight, _float(fc1.bias))).abs().max().item() / 127 or 1.0
+        hidden = F.gelu(F.linear(n, weight, _float(fc1.bias)))
+        code = hidden_code(min(hidden.min().item(), 0.0), max(hidden.max().item(), 0.0))
         spread, reach = _reach(n - shift), _reach(weight)
         scales = {a: spread**a / reach ** (1 - a) if a else plain for a in ALPHAS}
-        layer = replace(layer, shift=shift, hidden_scale=peak)
-        layer = min((measured(smooth=a, scale=scale) for a, scale in scales.items()), key=error)
-        return min((measured(hidden_scale=peak * clip) for clip in CLIPS), key=error)
+        layer = replace(layer, shift=shift, hidden_scale=code[0], hidden_offset=code[1])
+        return min((measured(smooth=a, scale=scale) for a, scale in scales.items()), key=error)
 
-    def _effect(self, name: str, d: Tensor) -> float:
-        """RMS of what d (rows, C), added to tokens, or (rows, p q C_out) at the head, is in the fields."""
+    def _effect(self, name: str, errors: Iterable[Tensor]) -> float:
+        """The error that d (rows, C) of each state makes, added to tokens; (rows, p q C_out) at the head."""
         root = next((root for prefix, root in self.roots.items() if name.startswith(prefix)), None)
-        if root is not None and not name.endswith("head"):
-            d = F.linear(d, root.head.weight.float())
-        squares = _Squares()
-        squares.add([d])
-        error = squares.rms()[0] / self._changes[0]
-        return math.inf if math.isnan(error) else error
+        found = _Errors()
+        for d in errors:
+            if root is not None and not name.endswith("head"):
+                d = F.linear(d, root.head.weight.float())
+            found.add(d.reshape(-1, self._variables(root)))
+        changes = self._changes if self._variables(root) > 1 else self._changes.square().mean().sqrt()
+        return _largest(found.rms(self._steps) / changes)
+
+    def _variables(self, root: Any) -> int:
+        """Of the fields that the head of `root` makes, where they are the network's results; else 1."""
+        C = len(self._changes)
+        return (
+            C
+            if root is not None and len(root.head.weight) == C * root.patch_embed.proj.weight[0, 0].numel()
+            else 1
+        )
+
+    def _sample(self, values: Tensor) -> Tensor:
+        """A state's share of ROWS rows of (..., C), the same ones of every tensor of that size, float32."""
+        values = values.flatten(0, -2)
+        chosen = torch.randperm(len(values), generator=torch.Generator().manual_seed(0))[: self._rows]
+        return values[chosen.to(values.device)].float()
 
     def _weights(self, name: str) -> list[Tensor]:
         """The matrices of a layer; what else it has keeps its dtype."""
@@ -208,20 +226,35 @@ class Measurement:
             yield lambda x: torch.func.functional_call(self.network, swapped, (x,))
 
 
-class _Squares:
-    """Root mean squares of several fields over all that is added."""
+class _Errors:
+    """The errors d_i of a step from several states, taken for those of consecutive steps.
+
+    By variable, RMS(sum of n errors) / sqrt(n) = sqrt(mean_i d_i^2 + (n - 1) mean_(i != j) d_i d_j): what is
+    the same in every step adds up, what is random does not. The second mean is 0 where it would be negative,
+    and from one state alone.
+    """
 
     def __init__(self) -> None:
-        self._sums: list[tuple[float, int]] = []
+        self._count = 0
+        self._squares: Tensor | float = 0.0
+        self._sum: Tensor | float = 0.0
 
-    def add(self, fields: Iterable[Tensor]) -> None:
-        norms = ((torch.linalg.vector_norm(f, dtype=torch.float64).item(), f.numel()) for f in fields)
-        new = [(norm**2, count) for norm, count in norms]
-        old = self._sums or [(0.0, 0)] * len(new)
-        self._sums = [(a + c, b + d) for (a, b), (c, d) in zip(old, new, strict=True)]
+    def add(self, d: Tensor) -> None:
+        """d (..., variable, ...) with the variable second, of the same shape each time."""
+        self._count += 1
+        self._squares = self._squares + _mean_square(d)
+        self._sum = self._sum + d
 
-    def rms(self) -> list[float]:
-        return [(total / max(count, 1)) ** 0.5 for total, count in self._sums]
+    def rms(self, steps: int) -> Tensor:
+        """(variable,)."""
+        assert isinstance(self._squares, Tensor)
+        assert isinstance(self._sum, Tensor)
+        n = self._count
+        found = self._squares / n
+        if n > 1:
+            common = (_mean_square(self._sum) - self._squares) / (n * (n - 1))
+            found = found + (steps - 1) * common.clamp(min=0)
+        return found.sqrt()
 
 
 def nbytes(module: nn.Module) -> int:
@@ -235,11 +268,14 @@ def _nbytes_in(precision: str, weight: Tensor) -> int:
     return 2 * weight.numel() if precision == "bf16" else weight.numel() + 4 * len(weight)
 
 
-def _sample(values: Tensor, rows: int) -> Tensor:
-    """At most `rows` rows of (..., C), the same ones of every tensor of that size, float32."""
-    values = values.flatten(0, -2)
-    chosen = torch.randperm(len(values), generator=torch.Generator().manual_seed(0))[:rows]
-    return values[chosen.to(values.device)].float()
+def _mean_square(d: Tensor) -> Tensor:
+    """Over all dimensions but the second."""
+    return d.square().mean([dim for dim in range(d.dim()) if dim != 1])
+
+
+def _largest(errors: Tensor) -> float:
+    error = errors.max().item()
+    return math.inf if math.isnan(error) else error
 
 
 def _rounded(precision: str, tensor: Tensor) -> Tensor:

@@ -19,14 +19,16 @@ class LayerScheme:
 
     An MLP's norm n = LN(x) becomes n' = (n - shift) / scale, of which fc1 takes the inverse into its weights
     and bias: shift (C,) is the mean of n, scale (C,) is SmoothQuant's max|n - shift|^a / max|W|^(1 - a) with
-    a = smooth, and 1 for a = 0. hidden_scale: that of the int8 hidden layer. error: its estimated part in the
-    network's error. Sizes in bytes. The vectors are not in `to_dict`: a converted network has them in its
-    weights. Sources: Xiao et al. 2023 (arXiv 2211.10438), Wei et al. 2023 (arXiv 2304.09145) for the shift.
+    a = smooth, and 1 for a = 0. hidden_scale, hidden_offset: scale and zero point of the int8 hidden layer
+    (`ops.mlp`). error: its estimated part in the network's error. Sizes in bytes. The vectors are not in
+    `to_dict`: a converted network has them in its weights. Sources: Xiao et al. 2023 (arXiv 2211.10438), Wei
+    et al. 2023 (arXiv 2304.09145) for the shift.
     """
 
     precision: str
     smooth: float = 0.0
     hidden_scale: float | None = None
+    hidden_offset: int = 0
     error: float | None = None
     size_before: int = 0
     size_after: int = 0
@@ -34,7 +36,7 @@ class LayerScheme:
     scale: Tensor | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        names = ("precision", "smooth", "hidden_scale", "error", "size_before", "size_after")
+        names = ("precision", "smooth", "hidden_scale", "hidden_offset", "error", "size_before", "size_after")
         return {name: getattr(self, name) for name in names}
 
     @classmethod
@@ -44,12 +46,15 @@ class LayerScheme:
             precision=_precision(values["precision"]),
             smooth=_number("smooth", values["smooth"]),
             hidden_scale=_optional("hidden_scale", values["hidden_scale"]),
+            hidden_offset=int(_number("hidden_offset", values["hidden_offset"])),
             error=_optional("error", values["error"]),
             size_before=int(_number("size_before", values["size_before"])),
             size_after=int(_number("size_after", values["size_after"])),
         )
         if found.hidden_scale is not None and not found.hidden_scale > 0:
             raise ValueError(f"hidden_scale: expected > 0, got {found.hidden_scale}")
+        if not -127 <= found.hidden_offset <= 127:
+            raise ValueError(f"hidden_offset: expected -127 to 127, got {found.hidden_offset}")
         return found
 
 
@@ -105,8 +110,19 @@ class Scheme:
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits that change with any choice in it (not with errors or provenance)."""
-        choices = [(n, s.precision, s.smooth, s.hidden_scale) for n, s in self.layers.items()]
+        choices = [
+            (n, s.precision, s.smooth, s.hidden_scale, s.hidden_offset) for n, s in self.layers.items()
+        ]
         return hashlib.sha256(json.dumps(choices).encode()).hexdigest()[:16]
+
+
+def hidden_code(least: float, largest: float) -> tuple[float, int]:
+    """(hidden_scale, hidden_offset) with which int8 holds least <= 0 to largest >= 0, and 0 exactly.
+
+    scale = (largest - least) / 254, offset = round(-127 - least / scale); 1 and 0 where both are 0.
+    """
+    scale = (largest - least) / 254
+    return (scale, round(-127 - least / scale)) if scale > 0 else (1.0, 0)
 
 
 def kind(name: str) -> str:

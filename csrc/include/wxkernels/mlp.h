@@ -5,7 +5,7 @@
 namespace wxkernels {
 
 // out = x + fc2(activation(fc1(LayerNorm(x)))). In int8 the normalised rows are quantised one by one, the
-// hidden ones by hidden_scale; in bfloat16 both are rounded to it.
+// hidden ones by hidden_scale around fc2.row_offset; in bfloat16 both are rounded to it.
 struct Mlp {
   const void* x;  // (rows, fc1.inputs), channel stride 1
   void* out;      // the same shape and dtype, contiguous; must not overlap x

@@ -15,6 +15,8 @@ struct Weights {
   int64_t outputs, inputs;
   const float* scale;  // (outputs,) of an int8 weight, else null
   const float* bias;   // (outputs,), or null
+  // int8 rows stand for q - row_offset: in [-127, 127]; inputs <= 65536 where it is not 0
+  int32_t row_offset = 0;
 };
 
 }  // namespace wxkernels

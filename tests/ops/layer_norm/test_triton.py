@@ -1,17 +1,17 @@
-"""The Triton backend in its interpreter: run as a script this file computes every result, the tests look."""
+"""The Triton backend, interpreted and on a GPU: as a script this file computes what the tests see."""
 
 import json
 
 import pytest
 import torch
 
+from tests.ops.devices import DTYPES, on_device
 from wxkernels import backends
 from wxkernels.ops import layer_norm
 from wxkernels.ops.layer_norm import reference
 from wxkernels.ops.layer_norm import triton as backend
 
 SHAPES = [(0, 8), (1, 1), (3, 5), (9, 96), (5, 100), (41, 128), (7, 768), (2, 4097), (1, 8192), (2, 3, 17)]
-DTYPES = ["float32", "float16"]
 
 
 def arguments(*shape, dtype=torch.float32):
@@ -22,6 +22,7 @@ def arguments(*shape, dtype=torch.float32):
     return x.to(dtype), weight, bias
 
 
+@on_device
 def triton(x, weight, bias, **options):
     with backends.use("triton"):
         return layer_norm(x, weight, bias, **options)
@@ -47,7 +48,7 @@ def errors(x, weight, bias) -> list:
     ]
 
 
-def interpret() -> dict:
+def compute() -> dict:
     results = {f"{d} {s}": errors(*arguments(*s, dtype=getattr(torch, d))) for d in DTYPES for s in SHAPES}
     x, weight, bias = arguments(9, 100)
     results["no bias"] = errors(x, weight, None)
@@ -85,8 +86,8 @@ def interpret() -> dict:
 @pytest.mark.parametrize(
     "case", [*(f"{dtype} {shape}" for dtype in DTYPES for shape in SHAPES), "no bias", "float16 weights"]
 )
-def test_error_at_most_twice_that_of_pytorch(interpreted, case):
-    error, plain, like, scale_error, int8_error, int8_differing = interpreted[case]
+def test_error_at_most_twice_that_of_pytorch(computed, case):
+    error, plain, like, scale_error, int8_error, int8_differing = computed[case]
     assert like
     assert error <= 2 * plain + 2e-7
     assert scale_error <= 1e-6
@@ -95,22 +96,22 @@ def test_error_at_most_twice_that_of_pytorch(interpreted, case):
 
 
 @pytest.mark.parametrize("layout", ["window", "transposed"])
-def test_strides(interpreted, layout):
-    assert interpreted[layout]
+def test_strides(computed, layout):
+    assert computed[layout]
 
 
 @pytest.mark.parametrize("case", ["one row", "one int8 row"])
-def test_a_row_does_not_depend_on_the_others(interpreted, case):
-    assert interpreted[case]
+def test_a_row_does_not_depend_on_the_others(computed, case):
+    assert computed[case]
 
 
 @pytest.mark.parametrize("bad", ["nan", "inf"])
-def test_a_nan_fills_its_row_and_no_other(interpreted, bad):
-    assert interpreted[bad] == [True, True, True]
+def test_a_nan_fills_its_row_and_no_other(computed, bad):
+    assert computed[bad] == [True, True, True]
 
 
-def test_constant_rows(interpreted):
-    assert interpreted["constant"] == [True, True]
+def test_constant_rows(computed):
+    assert computed["constant"] == [True, True]
 
 
 def test_interpreter_refuses_bfloat16(interpreted):
@@ -125,4 +126,4 @@ def test_says_what_it_does_not_take():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps(interpret()))
+    print(json.dumps(compute()))

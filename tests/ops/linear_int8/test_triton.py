@@ -1,4 +1,4 @@
-"""The Triton backend in its interpreter: run as a script this file computes every result, the tests look."""
+"""The Triton backend, interpreted and on a GPU: as a script this file computes what the tests see."""
 
 import itertools
 import json
@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from tests.ops.devices import on_device
 from wxkernels import backends
 from wxkernels.ops import _triton, linear_int8, quantize_rows
 from wxkernels.ops.linear_int8 import reference
@@ -47,6 +48,7 @@ def arguments(M, K, N):
     return int8(M, K), scale(M), int8(N, K), scale(N), torch.randn(N, generator=generator)
 
 
+@on_device
 def triton(x, weight, weight_scale, bias=None, **options):
     with backends.use("triton"):
         return linear_int8(x, weight, weight_scale, bias, **options)
@@ -91,7 +93,7 @@ def epilogue(x_kind, activation, with_bias, with_residual, out) -> list[float]:
     return [*((y - exact).abs().max().item() for y in (found, plain)), exact.abs().max().item()]
 
 
-def interpret() -> dict:
+def compute() -> dict:
     results = {f"product {shape}": products_are_exact(*shape) for shape in SHAPES}
     results |= {f"epilogue {case}": epilogue(*case) for case in EPILOGUES}
 
@@ -144,19 +146,19 @@ def interpret() -> dict:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_products_are_exact(interpreted, shape):
-    assert interpreted[f"product {shape}"]
+def test_products_are_exact(computed, shape):
+    assert computed[f"product {shape}"]
 
 
 @pytest.mark.parametrize("case", EPILOGUES, ids=str)
-def test_epilogue(interpreted, case):
+def test_epilogue(computed, case):
     if case[-1] == "int8":
-        largest, differing, size = interpreted[f"epilogue {case}"]
+        largest, differing, size = computed[f"epilogue {case}"]
         assert largest <= 1
         assert differing <= 1
         assert size > 20
     else:
-        error, plain, size = interpreted[f"epilogue {case}"]
+        error, plain, size = computed[f"epilogue {case}"]
         assert error <= 2 * plain + 2e-7 * size
         assert size > 1
 
@@ -173,30 +175,30 @@ def test_epilogue(interpreted, case):
         "residual (60, 1)",
     ],
 )
-def test_strides(interpreted, layout):
-    assert interpreted[layout]
+def test_strides(computed, layout):
+    assert computed[layout]
 
 
 @pytest.mark.parametrize("case", ["batched", "one row", "tile"])
-def test_a_number_does_not_depend_on_what_is_around_it(interpreted, case):
-    assert interpreted[case]
+def test_a_number_does_not_depend_on_what_is_around_it(computed, case):
+    assert computed[case]
 
 
-def test_floating_rows_are_those_of_quantize_rows(interpreted):
-    assert interpreted["rows of quantize_rows"]
+def test_floating_rows_are_those_of_quantize_rows(computed):
+    assert computed["rows of quantize_rows"]
 
 
-def test_a_row_of_zeros_gives_the_bias(interpreted):
-    assert interpreted["zero row"]
+def test_a_row_of_zeros_gives_the_bias(computed):
+    assert computed["zero row"]
 
 
 @pytest.mark.parametrize("bad", ["nan", "inf"])
-def test_a_nan_fills_its_row_and_no_other(interpreted, bad):
-    assert interpreted[bad] == [True, True, True]
+def test_a_nan_fills_its_row_and_no_other(computed, bad):
+    assert computed[bad] == [True, True, True]
 
 
-def test_int8_results_are_symmetric(interpreted):
-    assert interpreted["saturated"] == [-127, 127]
+def test_int8_results_are_symmetric(computed):
+    assert computed["saturated"] == [-127, 127]
 
 
 def test_interpreter_refuses_bfloat16(interpreted):
@@ -242,4 +244,4 @@ def test_says_what_it_does_not_take():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps(interpret()))
+    print(json.dumps(compute()))

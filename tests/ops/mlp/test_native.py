@@ -20,6 +20,7 @@ SHAPES = [  # M, C, D: tiles in part, channels of no whole group of four
     (5, 768, 3072),  # long sums
 ]
 PRECISIONS = [torch.float32, torch.bfloat16, torch.int8]
+OFFSET = -90
 
 
 @cache
@@ -32,9 +33,9 @@ def drawn(C, D, precision):
     norm = [1 + 0.2 * normal(C), normal(C)]
     fc1, fc2 = normal(D, C) / C**0.5, normal(C, D) / D**0.5
     biases = [0.3 * normal(D), 0.3 * normal(C)]
-    scales = [None, None, None]
+    scales = [None, None, None, 0]
     if precision == torch.int8:
-        scales = [fc1.abs().amax(1) / 127, fc2.abs().amax(1) / 127, torch.tensor(0.03)]
+        scales = [fc1.abs().amax(1) / 127, fc2.abs().amax(1) / 127, torch.tensor(0.03), OFFSET]
         fc1, fc2 = (fc1 / scales[0][:, None]).round(), (fc2 / scales[1][:, None]).round()
     return [*norm, fc1.to(precision), biases[0], fc2.to(precision), biases[1], *scales, 1e-6, "gelu"]
 
@@ -50,12 +51,12 @@ def states(M, C, dtype=torch.float32):
 
 def in_float64(x, others):
     """The same layer without any rounding of its operands."""
-    *tensors, fc1_scale, fc2_scale, _, eps, activation = others
+    *tensors, fc1_scale, fc2_scale, _, _, eps, activation = others
     tensors = [t.double() for t in tensors]
     if fc1_scale is not None:
         tensors[2] = tensors[2] * fc1_scale.double()[:, None]
         tensors[4] = tensors[4] * fc2_scale.double()[:, None]
-    return reference.mlp(x.double(), *tensors, None, None, None, eps, activation)
+    return reference.mlp(x.double(), *tensors, None, None, None, 0, eps, activation)
 
 
 def errors(found, exact):
@@ -87,6 +88,16 @@ def test_int8_is_the_arithmetic_of_the_reference(isa, shape):
     x, others = states(M, C), arguments(C, D, torch.int8)
     exact, expected, found = in_float64(x, others), reference.mlp(x, *others), native.mlp(x, *others)
     assert errors(found, expected.double())[1] <= 0.2 * errors(expected, exact)[1] + 1e-6
+
+
+def test_sums_of_the_largest_integers_do_not_wrap(isa):
+    """q - hidden_offset = 254, all weights 127, D = 65536."""
+    D = 65536
+    fc1, fc2 = torch.full((D, 1), 127, dtype=torch.int8), torch.full((1, D), 127, dtype=torch.int8)
+    norm = [torch.zeros(1), torch.ones(1)]  # LN(x) = 1
+    scales = [torch.ones(D), torch.ones(1), torch.tensor(2.0**-20), -127]
+    y = native.mlp(torch.zeros(3, 1), *norm, fc1, None, fc2, None, *scales, 1e-6, "gelu")
+    assert torch.equal(y, torch.full((3, 1), 254 * 127 * D * 2.0**-20))
 
 
 @pytest.mark.parametrize("activation", ["none", "gelu_tanh"])

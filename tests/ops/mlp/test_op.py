@@ -24,16 +24,15 @@ def arguments(dtype=torch.float32, seed=0):
         scale = weight.abs().amax(1) / 127
         tensors[name] = (weight / scale[:, None]).round().to(torch.int8)
         tensors[name.replace("weight", "scale")] = scale
-    return tensors | {"hidden_scale": torch.tensor([0.03])}
+    return tensors | {"hidden_scale": torch.tensor([0.03]), "hidden_offset": -90}
 
 
 def in_float64(x, tensors):
     """The same layer without any rounding of its operands."""
-    exact = {name: t.double() for name, t in tensors.items()}
+    exact = {name: t.double() for name, t in tensors.items() if name not in ("hidden_scale", "hidden_offset")}
     for name in ("fc1", "fc2"):
         if f"{name}_scale" in exact:
             exact[f"{name}_weight"] *= exact.pop(f"{name}_scale")[:, None]
-    exact.pop("hidden_scale", None)
     return mlp(x.double(), **exact)
 
 
@@ -46,8 +45,9 @@ def test_error_is_at_most_twice_that_of_the_reference(shape, dtype, weights):
     found = mlp(x, **tensors)
     assert (found.dtype, found.shape) == (dtype, x.shape)
     scales = [tensors.get(name) for name in ("fc1_scale", "fc2_scale", "hidden_scale")]
+    offset = tensors.get("hidden_offset", 0)
     names = ("norm_weight", "norm_bias", "fc1_weight", "fc1_bias", "fc2_weight", "fc2_bias")
-    plain = reference.mlp(x, *(tensors[name] for name in names), *scales, 1e-6, "gelu")
+    plain = reference.mlp(x, *(tensors[name] for name in names), *scales, offset, 1e-6, "gelu")
     exact = in_float64(x, tensors)
     allowed = 2 * (plain.double() - exact).abs().max() + torch.finfo(dtype).eps * exact.abs().max()
     assert (found.double() - exact).abs().max() <= allowed
@@ -108,10 +108,12 @@ FLOATING, INT8 = arguments(), arguments(torch.int8)
         (FLOATING, {"fc2_bias": torch.zeros(C, dtype=torch.int8)}, "fc2_bias: expected a floating dtype"),
         (FLOATING, {"fc2_bias": torch.zeros(C, device="meta")}, "fc2_bias: expected on the device of x"),
         (FLOATING, {"hidden_scale": torch.ones(1)}, "hidden_scale: expected None for torch.float32 weights"),
+        (FLOATING, {"hidden_offset": 1}, "hidden_offset: expected 0 for torch.float32 weights, got 1"),
         (FLOATING, {"activation": "relu"}, "activation: expected None, 'gelu'"),
         (FLOATING, {"eps": -1e-6}, "eps: expected >= 0"),
         (INT8, {"hidden_scale": None}, "hidden_scale: expected a scale for int8 weights, got None"),
         (INT8, {"hidden_scale": torch.ones(D)}, "hidden_scale: expected one element"),
+        (INT8, {"hidden_offset": -128}, "hidden_offset: expected -127 to 127, got -128"),
         (INT8, {"fc1_scale": torch.ones(C)}, f"fc1_scale: expected shape ({D},)"),
         (INT8, {"fc2_scale": torch.ones(C, dtype=torch.int8)}, "fc2_scale: expected a floating dtype"),
         (

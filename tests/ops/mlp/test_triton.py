@@ -1,17 +1,17 @@
-"""The Triton backend in its interpreter: run as a script this file computes every result, the tests look."""
+"""The Triton backend, interpreted and on a GPU: as a script this file computes what the tests see."""
 
 import json
 
 import pytest
 import torch
 
+from tests.ops.devices import DTYPES, on_device
 from wxkernels import backends
 from wxkernels.ops import mlp
 from wxkernels.ops.mlp import reference
 from wxkernels.ops.mlp import triton as backend
 
 SHAPES = [(0, 8, 16), (1, 1, 1), (7, 100, 130), (2, 3, 20, 33)]  # ..., C, D
-DTYPES = ["float32", "float16"]
 ACTIVATIONS = ["none", "gelu", "gelu_tanh"]
 
 
@@ -37,14 +37,17 @@ def arguments(*shape, dtype=torch.float32, biases=True):
         torch.full((D,), 1 / (73 * C**0.5)),
         torch.full((C,), 1 / (73 * D**0.5)),
         torch.tensor(0.03),
+        -90,
     ]
 
 
+@on_device
 def triton(x, *tensors, activation="gelu"):
-    *layers, fc1_scale, fc2_scale, hidden_scale = tensors
+    *layers, fc1_scale, fc2_scale, hidden_scale, offset = tensors
     scales = {"fc1_scale": fc1_scale, "fc2_scale": fc2_scale, "hidden_scale": hidden_scale}
     with backends.use("triton"):
-        return mlp(x, *layers, activation=None if activation == "none" else activation, **scales)
+        activation = None if activation == "none" else activation
+        return mlp(x, *layers, activation=activation, hidden_offset=offset, **scales)
 
 
 def difference(tensors, activation) -> list:
@@ -60,7 +63,7 @@ def difference(tensors, activation) -> list:
     return [largest, step + 4 * torch.finfo(x.dtype).eps * 10, like]
 
 
-def interpret() -> dict:
+def compute() -> dict:
     results = {}
     for shape in SHAPES:
         for dtype in DTYPES:
@@ -83,35 +86,35 @@ def interpret() -> dict:
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_equals_the_reference(interpreted, shape, dtype, activation):
-    largest, step, like = interpreted[f"{shape} {dtype} {activation}"]
+def test_equals_the_reference(computed, shape, dtype, activation):
+    largest, step, like = computed[f"{shape} {dtype} {activation}"]
     assert like
     assert largest <= step
 
 
-def test_without_biases(interpreted):
-    largest, step, _ = interpreted["no biases"]
+def test_without_biases(computed):
+    largest, step, _ = computed["no biases"]
     assert largest <= step
 
 
-def test_a_row_does_not_depend_on_the_others(interpreted):
-    assert interpreted["one row"]
+def test_a_row_does_not_depend_on_the_others(computed):
+    assert computed["one row"]
 
 
-def test_strides(interpreted):
-    assert interpreted["window"]
+def test_strides(computed):
+    assert computed["window"]
 
 
 @pytest.mark.parametrize("bad", ["nan", "inf"])
-def test_a_nan_fills_its_row_and_no_other(interpreted, bad):
-    assert interpreted[bad]
+def test_a_nan_fills_its_row_and_no_other(computed, bad):
+    assert computed[bad]
 
 
 def test_says_what_it_does_not_take():
-    x, norm_weight, norm_bias, fc1, fc1_bias, fc2, fc2_bias, *scales = arguments(2, 8, 5)
+    x, norm_weight, norm_bias, fc1, fc1_bias, fc2, fc2_bias, *scales, _ = arguments(2, 8, 5)
     biases = norm_weight, norm_bias
     floating = (x, *biases, fc1.float(), fc1_bias, fc2.float(), fc2_bias, None, None, None)
-    assert "weights are torch.float32; it takes int8" in backend.unsupported(*floating)
+    assert "it multiplies int8 weights alone, and fc1_weight is float32" in backend.unsupported(*floating)
     int8 = (*biases, fc1, fc1_bias, fc2, fc2_bias, *scales)
     assert "float64" in backend.unsupported(x.double(), *int8)
     assert "CUDA or ROCm" in backend.unsupported(x, *int8)
@@ -119,4 +122,4 @@ def test_says_what_it_does_not_take():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps(interpret()))
+    print(json.dumps(compute()))

@@ -1,17 +1,17 @@
-"""The Triton backend in its interpreter: run as a script this file computes every result, the tests look."""
+"""The Triton backend, interpreted and on a GPU: as a script this file computes what the tests see."""
 
 import json
 
 import pytest
 import torch
 
+from tests.ops.devices import DTYPES, on_device
 from wxkernels import backends
 from wxkernels.ops import quantize_rows
 from wxkernels.ops.quantize_rows import reference
 from wxkernels.ops.quantize_rows import triton as backend
 
 SHAPES = [(0, 8), (1, 1), (3, 5), (9, 96), (5, 100), (41, 128), (7, 768), (2, 4097), (1, 8192), (2, 3, 17)]
-DTYPES = ["float32", "float16"]
 
 
 def rows(*shape, dtype=torch.float32):
@@ -33,10 +33,14 @@ def special() -> dict[str, torch.Tensor]:
     return x
 
 
-def interpret() -> dict:
-    def same(x):
+def compute() -> dict:
+    @on_device
+    def triton(x):
         with backends.use("triton"):
-            found = quantize_rows(x)
+            return quantize_rows(x)
+
+    def same(x):
+        found = triton(x)
         expected = reference.quantize_rows(x)
         return all(
             a.dtype == b.dtype and a.is_contiguous() and torch.equal(a.nan_to_num(-1.0), b.nan_to_num(-1.0))
@@ -54,18 +58,18 @@ def interpret() -> dict:
 
 
 @pytest.mark.parametrize("case", [f"{dtype} {shape}" for dtype in DTYPES for shape in SHAPES])
-def test_equals_the_reference_bit_by_bit(interpreted, case):
-    assert interpreted[case]
+def test_equals_the_reference_bit_by_bit(computed, case):
+    assert computed[case]
 
 
 @pytest.mark.parametrize("case", special())
-def test_special_rows(interpreted, case):
-    assert interpreted[case]
+def test_special_rows(computed, case):
+    assert computed[case]
 
 
 @pytest.mark.parametrize("layout", ["window", "transposed"])
-def test_strides(interpreted, layout):
-    assert interpreted[layout]
+def test_strides(computed, layout):
+    assert computed[layout]
 
 
 def test_interpreter_refuses_bfloat16(interpreted):
@@ -81,4 +85,4 @@ def test_says_what_it_does_not_take():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps(interpret()))
+    print(json.dumps(compute()))

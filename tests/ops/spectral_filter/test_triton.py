@@ -1,4 +1,4 @@
-"""The Triton backend in its interpreter: run as a script this file computes every result, the tests look."""
+"""The Triton backend, interpreted and on a GPU: as a script this file computes what the tests see."""
 
 import json
 import subprocess
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.ops.devices import DTYPES, on_device
 from wxkernels.ops.spectral_filter import reference
 from wxkernels.ops.spectral_filter import triton as backend
 
@@ -25,7 +26,6 @@ CASES = [  # B, H, W, nb, bs, hidden_size_factor, fraction: what is special
     (1, 5, 1, 2, 2, 1, 1.0),
     (2, 1, 1, 1, 2, 1, 1.0),
 ]
-DTYPES = ["float32", "float16"]
 
 
 def arguments(B, H, W, nb, bs, f, dtype):
@@ -45,13 +45,14 @@ def arguments(B, H, W, nb, bs, f, dtype):
     return [t.to(dtype) for t in tensors]
 
 
-def interpret() -> dict:
-    """Errors by case, and the answers to the other questions; runs with TRITON_INTERPRET=1."""
+def compute() -> dict:
+    """Errors by case, and the answers to the other questions."""
 
-    def triton(tensors, fraction=1.0):
+    @on_device
+    def triton(tensors, fraction=1.0, *norm):
         reason = backend.unavailable() or backend.unsupported(*tensors)
         assert reason is None, reason
-        return backend.spectral_filter(*tensors, 0.01, fraction)
+        return backend.spectral_filter(*tensors, 0.01, fraction, *norm)
 
     results = {}
     for dtype in DTYPES:
@@ -83,52 +84,50 @@ def interpret() -> dict:
         tensors = arguments(2, 6, 8, 2, 8, 1, getattr(torch, dtype))
         norm = (torch.linspace(0.5, 1.5, 16), torch.linspace(-1, 1, 16), 1e-6)
         exact = reference.spectral_filter(*(t.double() for t in tensors), 0.01, 1.0, *norm)
-        results_of_norm = (
-            module.spectral_filter(*tensors, 0.01, 1.0, *norm) for module in (backend, reference)
-        )
-        results[f"norm {dtype}"] = [(y.double() - exact).abs().max().item() for y in results_of_norm]
+        found, plain = triton(tensors, 1.0, *norm), reference.spectral_filter(*tensors, 0.01, 1.0, *norm)
+        results[f"norm {dtype}"] = [(y.double() - exact).abs().max().item() for y in (found, plain)]
     results["bfloat16"] = backend.unsupported(x.bfloat16(), *weights)
     return results
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_error_at_most_twice_that_of_pytorch(interpreted, case, dtype):
-    error, plain, same = interpreted[f"{dtype} {case}"]
+def test_error_at_most_twice_that_of_pytorch(computed, case, dtype):
+    error, plain, same = computed[f"{dtype} {case}"]
     assert same
     assert error <= 2 * plain + torch.finfo(getattr(torch, dtype)).eps
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_norm(interpreted, dtype):
-    error, plain = interpreted[f"norm {dtype}"]
+def test_norm(computed, dtype):
+    error, plain = computed[f"norm {dtype}"]
     assert error <= 2 * plain + torch.finfo(getattr(torch, dtype)).eps
 
 
 @pytest.mark.parametrize("layout", ["channels first", "window"])
-def test_strided_input(interpreted, layout):
-    assert interpreted[layout]
+def test_strided_input(computed, layout):
+    assert computed[layout]
 
 
-def test_a_sample_does_not_depend_on_its_batch(interpreted):
-    assert interpreted["one sample"]
+def test_a_sample_does_not_depend_on_its_batch(computed):
+    assert computed["one sample"]
 
 
-def test_empty_batch_and_empty_spectrum(interpreted):
-    assert interpreted["no sample"] == [0, 6, 8, 8]
-    assert interpreted["no mode"]
+def test_empty_batch_and_empty_spectrum(computed):
+    assert computed["no sample"] == [0, 6, 8, 8]
+    assert computed["no mode"]
 
 
-def test_input_is_left_alone(interpreted):
-    assert interpreted["x kept"]
+def test_input_is_left_alone(computed):
+    assert computed["x kept"]
 
 
-def test_weights_of_another_dtype(interpreted):
-    assert interpreted["float64 weights"]
+def test_weights_of_another_dtype(computed):
+    assert computed["float64 weights"]
 
 
-def test_nan_is_not_swallowed_and_stays_in_its_sample(interpreted):
-    assert interpreted["nan stays"]
+def test_nan_is_not_swallowed_and_stays_in_its_sample(computed):
+    assert computed["nan stays"]
 
 
 def test_interpreter_refuses_bfloat16(interpreted):
@@ -186,4 +185,4 @@ assert reasons and all("wxkernels[triton]" in reason for reason in reasons), rea
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps(interpret()))
+    print(json.dumps(compute()))

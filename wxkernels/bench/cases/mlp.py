@@ -13,6 +13,7 @@ from wxkernels.bench.case import Case, Here, compiled, implementations, on_backe
 from wxkernels.bench.engine import Call, Problem, Size, Variant, Work
 from wxkernels.bench.models import MODELS
 from wxkernels.ops.mlp import OP
+from wxkernels.quantization.scheme import hidden_code
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 PYTORCH = ("eager", "compiled", "eager-bf16", "compiled-bf16")
@@ -93,12 +94,14 @@ def _plain(device: torch.device, bf16: bool, compile: bool) -> Call:
 
 
 def _ours(backend: str, precision: str, tensors: Sequence[Tensor]) -> Call:
-    """Our op on weights in `precision`; the scale of the hidden layer from its largest value."""
+    """Our op on weights in `precision`; the hidden layer in int8 from its least to its largest value."""
     x, norm_weight, norm_bias, w1, b1, w2, b2 = tensors
     scales: dict[str, Any] = {}
     if precision == "int8":
         n = F.layer_norm(x, norm_weight.shape, norm_weight, norm_bias, EPS)
-        scales["hidden_scale"] = F.gelu(F.linear(n, w1, b1)).amax() / 127
+        hidden = F.gelu(F.linear(n, w1, b1))
+        scale, scales["hidden_offset"] = hidden_code(hidden.min().item(), hidden.max().item())
+        scales["hidden_scale"] = torch.tensor(scale, device=x.device)
         w1, scales["fc1_scale"] = ops.quantize_rows(w1)
         w2, scales["fc2_scale"] = ops.quantize_rows(w2)
     else:

@@ -7,7 +7,7 @@ from wxkernels import _memory, _native
 
 
 def unavailable() -> str | None:
-    return _native.missing("layer_norm")
+    return _native.reason
 
 
 def unsupported(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:

@@ -9,7 +9,7 @@ DTYPES = {**_native.DTYPES, torch.int8: "int8"}
 
 
 def unavailable() -> str | None:
-    return _native.missing("linear_int8")
+    return _native.reason
 
 
 def unsupported(

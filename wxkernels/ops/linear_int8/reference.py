@@ -37,12 +37,16 @@ def linear_int8(
     out_scale: Tensor | None,
     activation: str,
     out_dtype: torch.dtype,
+    x_offset: int = 0,
+    out_offset: int = 0,
 ) -> Tensor:
     """y = act(x_scale * weight_scale * (x @ weight.T) + bias) + residual; the product is exact in integers.
 
     Floating x (..., K) is cut to int8 by `quantize_rows` first, which gives its x_scale. With out_scale and
     out_dtype int8 the result is clamp(round_half_even(y / out_scale), -127, 127), and 0 where y is NaN. The
     epilogue runs in float32, or in float64 where x, residual or the result has it.
+    Offsets, which the op has none of and the MLP has: x - x_offset in the place of x, y / out_scale +
+    out_offset in that of y / out_scale.
     """
     dtypes = (x.dtype, out_dtype, None if residual is None else residual.dtype)
     dtype = torch.float64 if torch.float64 in dtypes else torch.float32
@@ -50,14 +54,17 @@ def linear_int8(
         x, x_scale = quantize_rows(x)
     if x_scale.dim() > 0:
         x_scale = x_scale.unsqueeze(-1)
-    y = product(x, weight).to(dtype) * (x_scale.to(dtype) * weight_scale.to(dtype))
+    total = product(x, weight)
+    if x_offset != 0:
+        total = total - x_offset * weight.sum(-1, dtype=torch.int32)
+    y = total.to(dtype) * (x_scale.to(dtype) * weight_scale.to(dtype))
     if bias is not None:
         y = y + bias.to(dtype)
     y = ACTIVATIONS[activation](y)
     if residual is not None:
         y = y + residual.to(dtype)
     if out_scale is not None:
-        return to_int8(y / out_scale.to(dtype)).contiguous()
+        return to_int8(y / out_scale.to(dtype) + out_offset).contiguous()
     return y.to(out_dtype).contiguous()
 
 

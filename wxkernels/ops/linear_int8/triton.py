@@ -61,6 +61,8 @@ def linear_int8(
     out_scale: Tensor | None,
     activation: str,
     out_dtype: torch.dtype,
+    x_offset: int = 0,
+    out_offset: int = 0,
 ) -> Tensor:
     """`reference.linear_int8` on a GPU, or with TRITON_INTERPRET=1, for tests, on a CPU."""
     y = torch.empty(*x.shape[:-1], len(weight), dtype=out_dtype, device=x.device)
@@ -69,9 +71,9 @@ def linear_int8(
     if x_scale is None:
         x, x_scale = rows.quantize_rows(x)
     target = _triton.Target.of(x.device)
-    _triton.run(
-        [launch(x, weight, weight_scale, bias, x_scale, residual, out_scale, y, activation, target)], x.device
-    )
+    start = -x_offset * weight.sum(-1, dtype=torch.int32) if x_offset != 0 else None
+    parts = x, weight, weight_scale, bias, x_scale, residual, out_scale, y, activation, target
+    _triton.run([launch(*parts, start, out_offset)], x.device)
     return y
 
 
@@ -86,8 +88,10 @@ def launch(
     y: Tensor,
     activation: str,
     target: _triton.Target,
+    start: Tensor | None = None,
+    out_offset: int = 0,
 ) -> _triton.Launch:
-    """The launch that writes y, contiguous, from int8 x."""
+    """The launch that writes y, contiguous, from int8 x; start (N,) int32 is what its sums begin with."""
     x, weight = _pieces(_triton.rows(x)), _pieces(weight.contiguous())
     residual = None if residual is None else _triton.rows(residual)
     (M, K), N = x.shape, len(weight)
@@ -100,6 +104,8 @@ def launch(
         "bias": _native.float32(bias),
         "residual": residual,
         "out_scale": _native.float32(out_scale),
+        "start": start,
+        "out_offset": float(out_offset),
         "y": y,
         "M": M,
         "N": N,

@@ -15,6 +15,8 @@ def linear_int8(
     bias,  # (N,) float32, or None
     residual,  # (M, N), last stride 1, row stride r_stride, or None
     out_scale,  # one float32 where y is int8, else None
+    start,  # (N,) int32 that the sums begin with, or None
+    out_offset,  # what int8 y is shifted by, float32
     y,  # (M, N), contiguous
     M,
     N,
@@ -57,7 +59,10 @@ def linear_int8(
         inside_n = n < N
         inside = inside_m[:, None] & inside_n[None, :]
         scale = row_scale[:, None] * tl.load(weight_scale + n, mask=inside_n, other=0.0)[None, :]
-        z = halves[half].to(tl.float32)
+        sums = halves[half]
+        if start is not None:
+            sums += tl.load(start + n, mask=inside_n, other=0)[None, :]
+        z = sums.to(tl.float32)
         # Sums of products are fma by name: what the compiler fuses could depend on the tile.
         if bias is not None:
             z = tl.fma(z, scale, tl.load(bias + n, mask=inside_n, other=0.0)[None, :])
@@ -72,7 +77,7 @@ def linear_int8(
             z += tl.load(at, mask=inside, other=0.0).to(tl.float32)
         if out_scale is not None:
             # The reciprocal, once: a quotient within 1e-5 of a tie may round to the other side.
-            z = to_int8(z * tl.div_rn(1.0, tl.load(out_scale)))
+            z = to_int8(tl.fma(z, tl.div_rn(1.0, tl.load(out_scale)), out_offset))
         tl.store(y + m[:, None] * N + n[None, :], z.to(y.dtype.element_ty), mask=inside)
 
 

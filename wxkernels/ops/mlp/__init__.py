@@ -9,6 +9,10 @@ from wxkernels.ops._registration import register
 from wxkernels.ops.linear_int8 import MAX_K
 from wxkernels.ops.mlp import native, reference, triton
 
+#: Products of at most this many terms, whose one factor is q - hidden_offset, fit int32: 65536 * 254 * 127
+#: < 2^31.
+MAX_D = 65536
+
 OP = backends.Op("mlp", {"native": native, "triton": triton, "reference": reference})
 
 
@@ -26,13 +30,15 @@ def mlp(
     fc1_scale: Tensor | None = None,
     fc2_scale: Tensor | None = None,
     hidden_scale: Tensor | None = None,
+    hidden_offset: int = 0,
 ) -> Tensor:
     """y = x + fc2(act(fc1(LN(x)))), with the products in the dtype of the weights.
 
     x (..., C), any floating dtype and strides; the result has its shape and dtype. norm_weight and norm_bias
     (C,), fc1_bias (D,), fc2_bias (C,), floating; biases may be None. fc1_weight (D, C) and fc2_weight (C, D)
-    of one dtype. bfloat16: LN(x) and the hidden layer are rounded to it. int8, C and D <= 131072: the rows of
-    LN(x) are quantised as by `quantize_rows`, the hidden layer by the one-element tensor hidden_scale, and
+    of one dtype. bfloat16: LN(x) and the hidden layer are rounded to it. int8, C <= 131072, D <= 65536: the
+    rows of LN(x) are quantised as by `quantize_rows`; the hidden layer is hidden_scale * (q - hidden_offset),
+    q in [-127, 127], with the one-element tensor hidden_scale and a whole hidden_offset in [-127, 127];
     weights are fc1_weight * fc1_scale (D,), fc2_weight * fc2_scale (C,), scales floating. float16 weights are
     multiplied in float32. Sums, layer norm and activation (None, "gelu" (erf) or "gelu_tanh") are float32,
     float64 for float64 x. Autocast changes nothing.
@@ -65,10 +71,14 @@ def mlp(
         if hidden_scale.numel() != 1:
             raise ValueError(f"hidden_scale: expected one element, got shape {tuple(hidden_scale.shape)}")
         hidden_scale = hidden_scale.reshape(())
-        if max(C, D) > MAX_K:
-            raise ValueError(f"fc1_weight: expected C, D <= {MAX_K} in int8, got C = {C}, D = {D}")
+        if C > MAX_K or D > MAX_D:
+            raise ValueError(f"fc1_weight: expected C <= {MAX_K}, D <= {MAX_D} in int8, got {C}, {D}")
+        if not -127 <= hidden_offset <= 127:
+            raise ValueError(f"hidden_offset: expected -127 to 127, got {hidden_offset}")
     else:
         _checks.floating(fc1_weight=fc1_weight)
+        if hidden_offset != 0:
+            raise ValueError(f"hidden_offset: expected 0 for {fc1_weight.dtype} weights, got {hidden_offset}")
     _checks.floating(x=x, fc1_bias=fc1_bias, fc2_bias=fc2_bias, **scales)
     _checks.device_of_first(
         x=x,
@@ -89,6 +99,7 @@ def mlp(
         fc1_scale,
         fc2_scale,
         hidden_scale,
+        hidden_offset,
         eps,
         _checks.activation(activation),
     )
@@ -102,6 +113,6 @@ register(
     OP,
     "(Tensor x, Tensor norm_weight, Tensor? norm_bias, Tensor fc1_weight, Tensor? fc1_bias,"
     " Tensor fc2_weight, Tensor? fc2_bias, Tensor? fc1_scale, Tensor? fc2_scale, Tensor? hidden_scale,"
-    " float eps, str activation) -> Tensor",
+    " int hidden_offset, float eps, str activation) -> Tensor",
     _fake,
 )

@@ -7,7 +7,7 @@ from wxkernels import _memory, _native
 
 
 def unavailable() -> str | None:
-    return _native.missing("mlp")
+    return _native.reason
 
 
 def unsupported(
@@ -36,6 +36,7 @@ def mlp(
     fc1_scale: Tensor | None,
     fc2_scale: Tensor | None,
     hidden_scale: Tensor | None,
+    hidden_offset: int,
     eps: float,
     activation: str,
 ) -> Tensor:
@@ -69,6 +70,7 @@ def mlp(
         fc2_scale=_native.address(fc2_scale),
         fc2_bias=_native.address(fc2_bias),
         hidden_scale=1.0 if hidden_scale is None else hidden_scale.item(),
+        hidden_offset=hidden_offset,
         activation=activation,
         threads=torch.get_num_threads(),
     )

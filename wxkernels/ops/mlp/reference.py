@@ -38,13 +38,16 @@ def mlp(
     fc1_scale: Tensor | None,
     fc2_scale: Tensor | None,
     hidden_scale: Tensor | None,
+    hidden_offset: int,
     eps: float,
     activation: str,
 ) -> Tensor:
     """y = x + fc2(act(fc1(LN(x)))), its products in the dtype of the weights, all else in that of sums.
 
     bfloat16 weights: LN(x) and the hidden layer are rounded to bfloat16. int8 weights: the rows of LN(x) are
-    quantised (`layer_norm_int8`), the hidden layer is clamp(round_half_even(act / hidden_scale), -127, 127).
+    quantised (`layer_norm_int8`), the hidden layer is h = hidden_scale (q - z) with z = hidden_offset and
+    q = clamp(round_half_even(act / hidden_scale + z), -127, 127); fc2 is exact in integers up to the scales:
+    sum_k (q_k - z) w_kn = sum_k q_k w_kn - z sum_k w_kn.
     A row of x with a NaN or an infinity gives a row of NaN. Differentiable with floating weights.
     """
     if fc1_scale is None or fc2_scale is None or hidden_scale is None:
@@ -53,8 +56,28 @@ def mlp(
         return (x + linear(hidden, fc2_weight, fc2_bias)).to(x.dtype).contiguous()
     q, scale = layer_norm_int8(x, norm_weight, norm_bias, eps)
     hidden = linear_int8(
-        q, fc1_weight, fc1_scale, fc1_bias, scale, None, hidden_scale, activation, torch.int8
+        q,
+        fc1_weight,
+        fc1_scale,
+        fc1_bias,
+        scale,
+        None,
+        hidden_scale,
+        activation,
+        torch.int8,
+        out_offset=hidden_offset,
     )
     # int8 holds no NaN: the rows' scales carry it over the hidden layer.
     scale = torch.where(scale.isnan(), scale, hidden_scale)
-    return linear_int8(hidden, fc2_weight, fc2_scale, fc2_bias, scale, x, None, "none", x.dtype)
+    return linear_int8(
+        hidden,
+        fc2_weight,
+        fc2_scale,
+        fc2_bias,
+        scale,
+        x,
+        None,
+        "none",
+        x.dtype,
+        x_offset=hidden_offset,
+    )

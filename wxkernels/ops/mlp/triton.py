@@ -30,7 +30,8 @@ def unsupported(
     hidden_scale: Tensor | None,
 ) -> str | None:
     if fc1_weight.dtype != torch.int8:
-        return f"weights are {fc1_weight.dtype}; it takes int8"
+        dtype = str(fc1_weight.dtype).removeprefix("torch.")
+        return f"it multiplies int8 weights alone, and fc1_weight is {dtype}"
     return norm.unsupported(x, norm_weight, norm_bias)
 
 
@@ -45,14 +46,35 @@ def mlp(
     fc1_scale: Tensor,
     fc2_scale: Tensor,
     hidden_scale: Tensor,
+    hidden_offset: int,
     eps: float,
     activation: str,
 ) -> Tensor:
     """`reference.mlp` with int8 weights on a GPU, or with TRITON_INTERPRET=1, for tests, on a CPU."""
     q, scale = norm.layer_norm_int8(x, norm_weight, norm_bias, eps)
     hidden = linear_int8(
-        q, fc1_weight, fc1_scale, fc1_bias, scale, None, hidden_scale, activation, torch.int8
+        q,
+        fc1_weight,
+        fc1_scale,
+        fc1_bias,
+        scale,
+        None,
+        hidden_scale,
+        activation,
+        torch.int8,
+        out_offset=hidden_offset,
     )
     # int8 holds no NaN: the rows' scales carry it over the hidden layer.
     scale = torch.where(scale.isnan(), scale, hidden_scale)
-    return linear_int8(hidden, fc2_weight, fc2_scale, fc2_bias, scale, x, None, "none", x.dtype)
+    return linear_int8(
+        hidden,
+        fc2_weight,
+        fc2_scale,
+        fc2_bias,
+        scale,
+        x,
+        None,
+        "none",
+        x.dtype,
+        x_offset=hidden_offset,
+    )

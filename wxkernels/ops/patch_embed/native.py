@@ -9,7 +9,7 @@ POS_DTYPES = {**_native.DTYPES, torch.int8: "int8"}
 
 
 def unavailable() -> str | None:
-    return _native.missing("patch_embed")
+    return _native.reason
 
 
 def unsupported(

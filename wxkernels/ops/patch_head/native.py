@@ -9,7 +9,7 @@ from wxkernels import _memory, _native
 
 
 def unavailable() -> str | None:
-    return _native.missing("patch_head")
+    return _native.reason
 
 
 def unsupported(tokens: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:

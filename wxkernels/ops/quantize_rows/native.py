@@ -7,7 +7,7 @@ from wxkernels import _memory, _native
 
 
 def unavailable() -> str | None:
-    return _native.missing("quantize_rows")
+    return _native.reason
 
 
 def unsupported(x: Tensor) -> str | None:

@@ -8,7 +8,7 @@ from wxkernels.ops.spectral_filter.reference import kept_modes
 
 
 def unavailable() -> str | None:
-    return _native.missing("spectral_filter")
+    return _native.reason
 
 
 def unsupported(
