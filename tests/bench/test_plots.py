@@ -78,7 +78,7 @@ def test_the_roofline_has_the_peaks_of_the_run_and_a_point_for_each_variant():
     assert slope[-1][1] == pytest.approx(800)
     assert sorted(points(ax)) == sorted((r.gflops / r.gbytes, r.gflops) for r in rows())
     shown = {text.get_text() for text in texts(ax.get_figure(root=True))}
-    assert {"float32, float16 200", "bfloat16 400", "int8 800", "memory 32 GB/s"} <= shown
+    assert {"float32/float16 peak 200", "bfloat16 peak 400", "int8 peak 800", "memory 32 GB/s"} <= shown
 
 
 @pytest.mark.parametrize(
@@ -133,6 +133,7 @@ def test_parts_add_up_to_the_step():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_no_text_overlaps_another_or_is_cut_off(seed):
+    from matplotlib.legend import Legend
     from matplotlib.text import Text
 
     generator = random.Random(seed)
@@ -152,6 +153,9 @@ def test_no_text_overlaps_another_or_is_cut_off(seed):
         figure.draw_without_rendering()
         # Of a name beside a point the text alone, without the line to the point.
         boxes = [(text.get_text(), Text.get_window_extent(text).padded(-1)) for text in texts(figure)]
+        [legend] = figure.findobj(Legend)
+        assert legend.get_window_extent().x0 >= 0, plot.title
+        assert legend.get_window_extent().x1 <= figure.bbox.x1, plot.title
         for (one, a), (other, b) in combinations(boxes, 2):
             rotated = "GB/s" in one or "GB/s" in other  # its box is larger than it
             assert rotated or not a.overlaps(b), f"{plot.title}: {one!r} and {other!r}"
@@ -160,6 +164,15 @@ def test_no_text_overlaps_another_or_is_cut_off(seed):
             assert box.x1 <= figure.bbox.x1, f"{plot.title}: {name!r}"
             assert box.y0 >= 0, f"{plot.title}: {name!r}"
             assert box.y1 <= figure.bbox.y1, f"{plot.title}: {name!r}"
+
+
+def test_a_long_title_takes_a_second_line():
+    [plot] = plots.part_plots([replace(part, shape="1x20x720x1440" * 4) for part in parts()])
+    figure = plots.draw([plot])
+    figure.draw_without_rendering()
+    [title] = [text for text in texts(figure) if text.get_text().startswith("Time by part")]
+    assert title.get_text().replace("\n", "").endswith("1440")
+    assert title.get_window_extent().x1 <= figure.bbox.x1
 
 
 @pytest.mark.parametrize("level", [1e-7, 1e-4, 1e-2], ids=["below", "between", "above"])

@@ -34,12 +34,7 @@ def run(*rows, **changed):
 def test_everything_stands_in_120_columns():
     text = printed(run(LONG, ROW))
     assert max(map(len, text.splitlines())) <= 120
-    for word in (
-        "compiled-bf16-freezing",
-        "17857.9" if "17857.9" in text else "1.79e+04",
-        "44%",
-        "1.90 - 2.10",
-    ):
+    for word in ("compiled-bf16-freezing", "17858", "44%", "1.90 - 2.10"):
         assert word in text
     assert "mlp: peer did not run: [why]" in text
     assert "fc1" in text

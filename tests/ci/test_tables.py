@@ -56,8 +56,8 @@ def test_a_step_shows_the_fastest_of_each_kind_and_what_follows(tables):
     lines = list(tables.step([Results("", HEADER, steps())]))
     assert "| PyTorch, bf16 autocast, torch.compile | 8 | 1e-03 |" in lines
     assert lines[-1] == (
-        "In int8 it is 4.0 times faster than the fastest peer in bfloat16 and 3.0 times faster than the fastest"
-        " peer in int8; the machine's floor for it is 1.5 s."
+        "In int8 it is 4.0 times faster than the fastest peer in bfloat16 and 3.0 times faster than the"
+        " fastest peer in int8; the machine's floor for it is 1.5 s."
     )
 
 

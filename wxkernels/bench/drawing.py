@@ -31,7 +31,8 @@ STYLE = {
     "figure.titlesize": 11,
     "legend.frameon": False,
     "legend.handlelength": 1.2,
-    "legend.columnspacing": 1.2,
+    "legend.columnspacing": 1.0,
+    "legend.handletextpad": 0.5,
     "text.parse_math": False,  # names come from files
 }
 _LINE = 1.35 * FONT / 72  # inches from a line of text to the next

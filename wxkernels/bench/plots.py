@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -85,12 +86,14 @@ def draw(plots: Sequence[Plot]) -> Figure:
     from matplotlib.figure import Figure
 
     columns = min(2, len(plots))
-    heights = [max(plot.height for plot in plots[i : i + columns]) for i in range(0, len(plots), columns)]
+    titles = [textwrap.fill(plain(plot.title, 120), 60) for plot in plots]
+    each = [plot.height + 0.2 * title.count("\n") for plot, title in zip(plots, titles, strict=True)]
+    heights = [max(each[i : i + columns]) for i in range(0, len(each), columns)]
     with matplotlib.rc_context(drawing.STYLE):
         figure = Figure(figsize=(columns * drawing.WIDTH, sum(heights)), layout="constrained")
         grid = figure.subfigures(len(heights), columns, squeeze=False, height_ratios=heights)
-        for plot, place in zip(plots, grid.flat, strict=False):
-            place.suptitle(plain(plot.title, 60), x=0.01, ha="left")
+        for plot, title, place in zip(plots, titles, grid.flat, strict=False):
+            place.suptitle(title, x=0.01, ha="left")
             plot.draw(place)
     return figure
 
@@ -216,7 +219,7 @@ def _roofline(
         va="bottom",
         fontsize=drawing.FONT - 1,
     )
-    names = [(right, peak, f"{', '.join(dtypes)} {peak:.4g}") for peak, dtypes in peaks.items()]
+    names = [(right, peak, f"{'/'.join(dtypes)} peak {peak:.4g}") for peak, dtypes in peaks.items()]
     _mark(ax, points, names)
     ax.set_xlabel("operations a byte")
     ax.set_ylabel("Gop/s")

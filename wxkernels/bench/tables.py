@@ -100,12 +100,12 @@ def _times(rows: Sequence[Row]) -> Iterator[Table | str]:
         for row in some:
             table.add_row(
                 row.backend,
-                f"{row.median_ms:.3g}",
-                f"{row.p20_ms:.3g} - {row.p80_ms:.3g}",
+                _number(row.median_ms),
+                f"{_number(row.p20_ms)} - {_number(row.p80_ms)}",
                 f"{row.speedup:.2f}x",
                 "" if row.backend == row.baseline else _interval(_speedup(row)),
-                f"{row.gflops:.1f}",
-                f"{row.gbytes:.1f}",
+                _number(row.gflops),
+                _number(row.gbytes),
                 "" if row.floor_share is None else f"{row.floor_share:.0%}",
                 f"{row.error:.1e}",
                 "noisy" if row.noisy else "",
@@ -145,9 +145,9 @@ def _parts(rows: Sequence[Part]) -> Iterator[Table | str]:
                 table.add_row(
                     "" if i else backend,
                     row.part,
-                    f"{row.median_ms:.3g}",
+                    _number(row.median_ms),
                     f"{row.share:.1%}",
-                    "" if row.floor_ms is None else f"{row.floor_ms:.3g}",
+                    "" if row.floor_ms is None else _number(row.floor_ms),
                     "" if row.floor_share is None else f"{row.floor_share:.0%}",
                 )
         yield table
@@ -170,11 +170,18 @@ def _footprints(rows: Sequence[Footprint]) -> Iterator[Table | str]:
 
 def _table(title: str, *columns: str) -> Table:
     """Numbers are in all columns but those of names."""
-    table = Table(title=escape(title), box=box.SIMPLE, title_justify="left", title_style="bold")
+    table = Table(
+        title=escape(title), box=box.SIMPLE, title_justify="left", title_style="bold", padding=(0, 1, 0, 0)
+    )
     for i, name in enumerate(columns):
         words = i == 0 or name in ("baseline", "part", "")
         table.add_column(name, justify="left" if words else "right", no_wrap=True)
     return table
+
+
+def _number(value: float) -> str:
+    """Three digits, more before the point where there are: 0.123, 12.3, 12345."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _title(row: Row) -> str:
