@@ -138,3 +138,21 @@ def test_the_picture_has_its_panels(tmp_path, truth):
     plot_comparison(data, tmp_path / "c.svg")
     text = (tmp_path / "c.svg").read_text()
     assert text.count('id="axes_') == (6 if truth else 3)
+
+
+def test_scores_are_drawn_as_far_as_truth_goes(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    figures = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, path, **k: (figures.append(figure), open(path, "w").close())
+    )
+    plot_comparison(
+        dataset(rmse=((0, 10, np.nan), (0, 10.005, np.nan), (0, 10.04, np.nan))), tmp_path / "c.svg"
+    )
+    ends = {ax.get_ylabel(): ax.get_xlim()[1] for ax in figures[0].axes}
+    assert ends["change of RMSE (%)"] == ends["change of CRPS (%)"] == ends["change of ACC"] == 6
+    assert ends["change of the area mean / spread (%)"] == 12
+    labels = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert labels[-3:] == ["bound of bf16", "bound of int8", "spread of fp32"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from wxkernels import backends
-from wxkernels.cli import inputs, scores, torch_device
+from wxkernels.cli import inputs, scores
 from wxkernels.cli.quantize import convert, summary
 from wxkernels.errors import UserError
 
@@ -36,8 +34,6 @@ def compare(source: Path | None, precisions: str, options: dict[str, Any], repor
         raise UserError(f"--{wrong[0].replace('_', '-')}: --compare draws no maps; leave it away")
     scores.check(report, (), np.array([], "timedelta64[ns]"))
     perturbation, batch_size = inputs.perturbation_of(options), inputs.batch_size_of(options["batch_size"])
-    if options["threads"]:
-        torch.set_num_threads(options["threads"])
     case = inputs.case_of(source, options["model"], options)
     assert case.states is not None
     steps = options["steps"]
@@ -49,9 +45,9 @@ def compare(source: Path | None, precisions: str, options: dict[str, Any], repor
         f" {_span(starts)}, {len(case.model.output_variables)} variables on {case.model.grid}",
         soft_wrap=True,
     )
-    with backends.use(options["backend"]) if options["backend"] else nullcontext():
+    with inputs.on_machine(options) as device:
         dataset = compare(
-            _models(case, names, starts, options, console),
+            _models(case, names, starts, options, device, console),
             case.states.sel(time=starts),
             steps=steps,
             members=options["members"],
@@ -81,14 +77,18 @@ def _names(text: str) -> list[str]:
 
 
 def _models(
-    case: Case, names: list[str], starts: np.ndarray, options: dict[str, Any], console: Console
+    case: Case,
+    names: list[str],
+    starts: np.ndarray,
+    options: dict[str, Any],
+    device: torch.device,
+    console: Console,
 ) -> dict[str, WeatherModel]:
     """The case's model in each precision, on the device; says what calibrated it."""
     if case.model.precision != "fp32":
         raise UserError(
             f"{case.model.source}: is in {case.model.precision} already; give the checkpoint it was made from"
         )
-    device = torch_device(options["device"])
     states = _calibration(case, starts, options, console)
     models = {name: copy.deepcopy(case.model).to(device) for name in names}
     for name, model in models.items():
@@ -100,14 +100,13 @@ def _models(
 
 def _calibration(case: Case, starts: np.ndarray, options: dict[str, Any], console: Console) -> xr.DataArray:
     """The states to calibrate on: of --calibration, or of the source, if it can be none that is scored."""
-    from wxkernels.forecast.compare import calibration_times
+    from wxkernels.forecast.compare import calibration_times, evenly
     from wxkernels.io import open_fields
 
     path, model = options["calibration"], case.model
     if path is not None:
         fields = open_fields(path, model.variables, grid=model.grid, regrid=options["regrid"])
-        count = fields.sizes["time"]
-        states = fields.isel(time=np.linspace(0, count - 1, min(STATES, count)).round().astype(int))
+        states = fields.sel(time=evenly(fields["time"].values, STATES))
         what = f"those of {path}"
     else:
         assert case.states is not None

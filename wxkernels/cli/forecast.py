@@ -6,7 +6,6 @@ import math
 import shlex
 import shutil
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,7 @@ import torch
 from rich.console import Console
 
 import wxkernels
-from wxkernels import backends
-from wxkernels.cli import inputs, one_line_errors, scores, torch_device
+from wxkernels.cli import inputs, one_line_errors, scores
 from wxkernels.cli.quantize import quantize
 from wxkernels.errors import UserError
 
@@ -63,8 +61,6 @@ def forecast(source: Path | None, model: Path | None, **options: Any) -> None:
     report = {name: options.pop(name) for name in scores.NAMES}
     if report["maps"] and options["statistics_only"]:
         raise UserError("--maps: draws the members; leave --statistics-only away")
-    if options["threads"]:
-        torch.set_num_threads(options["threads"])
     case = inputs.case_of(source, model, options)
     if case.truth is None and any(report[name] for name in ("score_file", "plot", "maps")):
         raise UserError("there is no truth to score against; give it with --truth")
@@ -84,9 +80,9 @@ def forecast(source: Path | None, model: Path | None, **options: Any) -> None:
     )
     if random:
         console.print("random weights, a random state: this measures time, it is no forecast")
-    with backends.use(options["backend"]) if options["backend"] else nullcontext():
-        quantize(case, options["precision"], torch_device(options["device"]), console)
-        result, scorer = _run(case, store, leads, output, options, report["weights"])
+    with inputs.on_machine(options) as device:
+        quantize(case, options["precision"], device, console)
+        result, scorer = _run(case, store, leads, output, options, report["weights"], device)
     if result.member_steps:  # none of a run that was complete
         each, model_s = (s / result.member_steps for s in (result.seconds, result.model_seconds))
         console.print(
@@ -130,14 +126,20 @@ def _name_reports(report: dict[str, Any], store: Path, statistics_only: bool) ->
 
 
 def _run(
-    case: Case, store: Path, leads: np.ndarray, output: Output, options: dict[str, Any], weights: str
+    case: Case,
+    store: Path,
+    leads: np.ndarray,
+    output: Output,
+    options: dict[str, Any],
+    weights: str,
+    device: torch.device,
 ) -> tuple[Result, Any]:
     """The run and its scorer. A run that is refused before its first state leaves no store behind."""
     from wxkernels import forecast as runner
     from wxkernels.io import ForecastWriter
     from wxkernels.verification import Scorer
 
-    device, batch_size = torch_device(options["device"]), inputs.batch_size_of(options["batch_size"])
+    batch_size = inputs.batch_size_of(options["batch_size"])
     perturbation = inputs.perturbation_of(options)
     scorer = None
     if case.truth is not None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from wxkernels.cli import torch_device
 from wxkernels.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from wxkernels.forecast import Perturbation
     from wxkernels.forecast.case import Case
 
@@ -121,6 +125,19 @@ def members(command: Callable[..., Any]) -> Callable[..., Any]:
 def machine(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of where it runs: device, threads, backend."""
     return _with(_MACHINE, command)
+
+
+@contextmanager
+def on_machine(options: dict[str, Any]) -> Iterator[torch.device]:
+    """The device of `machine`, with its threads and, as long as the context lasts, its backend."""
+    import torch
+
+    from wxkernels import backends
+
+    if options["threads"]:
+        torch.set_num_threads(options["threads"])
+    with backends.use(options["backend"]) if options["backend"] else nullcontext():
+        yield torch_device(options["device"])
 
 
 def _with(options: tuple[Callable[..., Any], ...], command: Callable[..., Any]) -> Callable[..., Any]:

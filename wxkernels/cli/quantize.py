@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +13,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from wxkernels import backends, data
-from wxkernels.cli import inputs, one_line_errors, torch_device
+from wxkernels import data
+from wxkernels.cli import inputs, one_line_errors
 from wxkernels.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,19 +57,17 @@ def command(source: Path | None, model: Path | None, **options: Any) -> None:
     SOURCE: a file of fields, or FourCastNet's tutorial folder (ccai_demo). Without arguments: the shipped
     shallow-water model and its cases.
     """
-    if options["threads"]:
-        torch.set_num_threads(options["threads"])
+    from wxkernels.forecast.compare import evenly
+
     overrides = dict(_pattern(text) for text in options["keep"])
     output = _output(options["output"], model, options)
     case = inputs.case_of(source, model, options)
     states = case.initial.expand_dims("time") if case.states is None else case.states
-    times = states.sizes["time"]
-    spread = np.linspace(0, times - 1, min(options["states"], times)).round().astype(int)
-    states = states.isel(time=spread)
+    states = states.sel(time=evenly(states["time"].values, options["states"]))
     console = Console(highlight=False)
-    with backends.use(options["backend"]) if options["backend"] else nullcontext():
+    with inputs.on_machine(options) as device:
         scheme = convert(
-            case.model.to(torch_device(options["device"])),
+            case.model.to(device),
             states,
             options["precision"],
             name=str(source or case.initial.attrs.get("source", "")),

@@ -40,7 +40,7 @@ def initial_times(case: Case, count: int, steps: int) -> np.ndarray:
             f"--starts: {count} initial times, but {len(times)} from {begin} on have"
             f" truth for {steps} steps; give fewer, or fewer --steps"
         )
-    return times[np.linspace(0, len(times) - 1, count).round().astype(int)]
+    return evenly(times, count)
 
 
 def calibration_times(case: Case, starts: np.ndarray, steps: int, count: int) -> np.ndarray:
@@ -51,7 +51,12 @@ def calibration_times(case: Case, starts: np.ndarray, steps: int, count: int) ->
     ends = starts + steps * case.model.time_step.astype("timedelta64[ns]")
     scored = ((times[:, None] >= starts) & (times[:, None] <= ends)).any(1)
     free = times[~scored] if not scored.all() else starts
-    return free[np.linspace(0, len(free) - 1, min(count, len(free))).round().astype(int)]
+    return evenly(free, count)
+
+
+def evenly(times: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of `times`, spread evenly, from the first on."""
+    return times[np.linspace(0, len(times) - 1, min(count, len(times))).round().astype(int)]
 
 
 def compare(

@@ -118,7 +118,7 @@ def plot_maps(
 def plot_comparison(dataset: xr.Dataset, path: str | Path, variables: Sequence[str] | None = None) -> None:
     """Draw how precisions differ from the first against lead time to a file; dataset: `compared`.
 
-    Panels: the change of RMSE, CRPS and ACC with their bounds, where there was a truth; members against their
+    Panels: the change of RMSE, CRPS and ACC with their bounds, as far as truth goes; members against their
     twins beside the spread, the change of the spread, and that of the area mean. A colour a variable, a line
     style a precision. variables: at most four by default. Raises UserError for a variable that is not there
     and for a missing matplotlib.
@@ -126,29 +126,32 @@ def plot_comparison(dataset: xr.Dataset, path: str | Path, variables: Sequence[s
     shown = key_variables(dataset, variables)
     scores = [name for name in SCORES if name in dataset and dataset[name].notnull().any()]
     spread = bool(dataset["spread"].notnull().any())
-    panels: list[Callable[[Axes], None]] = [partial(_draw_change, dataset, shown, name) for name in scores]
-    panels.append(partial(_draw_difference, dataset, shown, spread))
+    panels: list[tuple[xr.Dataset, Callable[..., None]]] = []
+    for name in scores:
+        there = dataset[name].notnull().any(("precision", "variable")).values
+        scored = dataset.isel(lead_time=slice(int(np.flatnonzero(there)[-1]) + 1))
+        panels.append((scored, partial(_draw_change, score=name)))
+    panels.append((dataset, partial(_draw_difference, spread=spread)))
     if spread:
-        panels.append(partial(_draw_spread_change, dataset, shown))
-        panels.append(partial(_draw_drift, dataset, shown))
+        panels += [(dataset, _draw_spread_change), (dataset, _draw_drift)]
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
     with _matplotlib().rc_context(_STYLE):
         figure = _figure(3.6 * columns, 2.7 * rows + 0.7)
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        for ax, draw in zip(axes, panels, strict=False):
-            draw(ax)
-            _lead_axis(ax, dataset)
+        for ax, (of_panel, draw) in zip(axes, panels, strict=False):
+            draw(ax, of_panel, shown)
+            _lead_axis(ax, of_panel)
             ax.spines[["top", "right"]].set_visible(False)
         for ax in axes[len(panels) :]:
             ax.remove()
         figure.legend(
-            handles=_comparison_legend(dataset, shown, bool(scores)), loc="outside upper center", ncols=7
+            handles=_comparison_legend(dataset, shown, bool(scores)), loc="outside upper center", ncols=8
         )
         _save(figure, path)
 
 
-def _draw_change(dataset: xr.Dataset, shown: Sequence[str], score: str, ax: Axes) -> None:
+def _draw_change(ax: Axes, dataset: xr.Dataset, shown: Sequence[str], score: str) -> None:
     factor = 1 if score == "acc" else 100
     changes = dataset[f"{score}_change"] * factor
     later = dataset["lead_time"].values > np.timedelta64(0)
@@ -164,7 +167,7 @@ def _draw_change(dataset: xr.Dataset, shown: Sequence[str], score: str, ax: Axes
     ax.set_ylabel(f"change of {score.upper()}" + ("" if score == "acc" else " (%)"))
 
 
-def _draw_difference(dataset: xr.Dataset, shown: Sequence[str], spread: bool, ax: Axes) -> None:
+def _draw_difference(ax: Axes, dataset: xr.Dataset, shown: Sequence[str], spread: bool) -> None:
     # variables of different units in one panel: in units of the first ensemble's last spread
     scale = dataset["spread" if spread else "difference"].isel(lead_time=-1)
     scale = scale.isel(precision=0) if spread else scale.max("precision")
@@ -178,14 +181,14 @@ def _draw_difference(dataset: xr.Dataset, shown: Sequence[str], spread: bool, ax
     ax.set_ylabel("difference of a member / last spread" if spread else "difference / its last")
 
 
-def _draw_spread_change(dataset: xr.Dataset, shown: Sequence[str], ax: Axes) -> None:
+def _draw_spread_change(ax: Axes, dataset: xr.Dataset, shown: Sequence[str]) -> None:
     first = dataset["spread"].isel(precision=0)
     _draw_precisions(ax, dataset, shown, 100 * (dataset["spread"] / first - 1))
     ax.axhline(0, color="#999999", linewidth=0.8, zorder=0)
     ax.set_ylabel("change of the spread (%)")
 
 
-def _draw_drift(dataset: xr.Dataset, shown: Sequence[str], ax: Axes) -> None:
+def _draw_drift(ax: Axes, dataset: xr.Dataset, shown: Sequence[str]) -> None:
     first = dataset["spread"].isel(precision=0)
     _draw_precisions(ax, dataset, shown, 100 * dataset["drift"] / first)
     ax.axhline(0, color="#999999", linewidth=0.8, zorder=0)
@@ -212,7 +215,11 @@ def _comparison_legend(dataset: xr.Dataset, shown: Sequence[str], scores: bool) 
         for line, name in zip(_PRECISION_LINES, others, strict=False)
     ]
     if scores and any(bounds(dataset, name) for name in others):
-        handles.append(Line2D([], [], color="#000000", linewidth=1, label="bound"))
+        handles += [
+            Line2D([], [], color="#000000", linewidth=1, linestyle=line, label=f"bound of {name}")
+            for line, name in zip(_PRECISION_LINES, others, strict=False)
+            if bounds(dataset, name)
+        ]
     if dataset["spread"].notnull().any():
         handles.append(Line2D([], [], color="#555555", linestyle=":", label=f"spread of {first}"))
     return handles
