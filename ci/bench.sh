@@ -38,14 +38,14 @@ ours=(--backend patched-fp32 --backend patched-bf16 --backend patched-int8)
 shapes=(--shape fourcastnet --shape physicsnemo-default --shape shallow-water)
 
 measure fourcastnet fourcastnet --rounds 3 "${peers[@]}" "${ours[@]}"                                         # 12 min
-measure fourcastnet-members fourcastnet --rounds 2 --batch 2 --batch 4 --batch 8 \
-    --peer compiled-bf16-freezing --backend patched-bf16 --backend patched-int8                               # 16 min
 measure profile profile fourcastnet --rounds 2 --plot build/bench/profile.png --trace build/bench/trace.json  # 4 min
 measure memory memory fourcastnet --peer eager --peer eager-bf16 "${ours[@]}"                                 # 3 min
-measure spectral_filter spectral_filter "${shapes[@]}" --batch 1 --batch 4 --dtype float32 --dtype bfloat16   # 4 min
-measure layer_norm layer_norm layer_norm_int8 "${shapes[@]}"                                                  # 1 min
-measure linear_int8 linear_int8 "${shapes[@]}"                                                                # 2 min
 measure mlp mlp "${shapes[@]}"                                                                                # 3 min
+measure linear_int8 linear_int8 "${shapes[@]}" --batch 1 --batch 4                                            # 4 min
+measure layer_norm layer_norm layer_norm_int8 "${shapes[@]}"                                                  # 1 min
+measure spectral_filter spectral_filter "${shapes[@]}" --batch 1 --batch 4 --dtype float32 --dtype bfloat16   # 4 min
+measure fourcastnet-members fourcastnet --rounds 2 --batch 2 --batch 4 --batch 8 \
+    --peer compiled-bf16-freezing --backend patched-int8                                                      # 15 min
 
 wxkernels-bench report "$results"/*.json -o "$results/report.html"
 python ci/tables.py "$results"

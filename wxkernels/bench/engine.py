@@ -23,9 +23,6 @@ Finish = Callable[[Any, Sequence[Tensor]], Tensor]
 #: Is told what goes on.
 Progress = Callable[[str], None]
 
-#: Seconds. Who cannot be faster than this is not called once more before the rounds: at full size a network
-#: takes minutes a call, and what the caches hold is nothing to it.
-_LONG = 1.0
 #: Input sets at most: those of the smallest shapes do not fill a cache, which their rows say.
 _MOST_SETS = 256
 
@@ -106,11 +103,6 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def is_long(work: Work, ceilings: Ceilings) -> bool:
-    """Whether no call takes less than a second, so that one to warm up is a waste."""
-    return (work.seconds(ceilings) or 0.0) >= _LONG
-
-
 def measure(
     problem: Problem,
     ceilings: Ceilings,
@@ -140,11 +132,11 @@ def measure(
     variants = [v for v in problem.variants if v.name in prepared]
     turns = cycle(range(len(inputs)))
     with torch.inference_mode():
-        for variant in variants:  # again: preparing one can invalidate what was compiled for another
-            if not is_long(variant.work, ceilings):
-                progress(f"warms up {variant.name}")
-                call, own = prepared[variant.name]
-                call(own[next(turns)])
+        # Again: what was compiled for one is compiled anew after others were (20 s of a round, at full size).
+        for variant in variants:
+            progress(f"warms up {variant.name}")
+            call, own = prepared[variant.name]
+            call(own[next(turns)])
         times = _interleaved(prepared, turns, rounds, problem.size.device, progress)
     cold = _rotating_bytes(inputs) > (cache_bytes(problem.size.device) or float("inf"))
     return [_row(problem, v, variants, times, errors[v.name], cold, ceilings) for v in variants], failed

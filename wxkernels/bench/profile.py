@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch.profiler import record_function
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from wxkernels.bench.ceilings import Ceilings
-from wxkernels.bench.engine import Call, Progress, Size, Work, is_long
+from wxkernels.bench.engine import Call, Progress, Size, Work
 from wxkernels.bench.results import Part
 from wxkernels.io.files import whole_file
 
@@ -112,9 +111,8 @@ def measure_parts(
     variants = network.variants
     times: dict[str, dict[str, list[float]]] = {v.name: defaultdict(list) for v in variants}
     for variant in variants:
-        if not is_long(reduce(Work.__add__, variant.work.values()), ceilings):
-            progress(f"warms up {variant.name}")
-            _step(network, variant)
+        progress(f"warms up {variant.name}")
+        _step(network, variant)
     for r in range(rounds):
         for i in range(len(variants)):
             variant = variants[(i + r) % len(variants)]
