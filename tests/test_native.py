@@ -32,7 +32,7 @@ CALLS = {
     "mlp": dict.fromkeys(("x", "out", "rows", "norm_weight", "norm_bias", "fc1_weight", "fc1_bias"), 0)
     | dict.fromkeys(("fc1_scale", "fc2_weight", "fc2_scale", "fc2_bias"), 0)
     | {"dtype": "float32", "channels": 4, "hidden": 8, "row_stride": 4, "eps": 0.0, "hidden_scale": 1.0}
-    | {"weight_dtype": "float32", "activation": "gelu"},
+    | {"weight_dtype": "float32", "hidden_offset": 0, "activation": "gelu"},
     "patch_embed": PATCHES
     | {"x": 0, "shape": (0, 3, 4, 4), "dim": 5, "pos": 0, "pos_dtype": "float32", "pos_scale": 0},
     "patch_head": PATCHES | {"tokens": 0, "shape": (0, 2, 2, 5), "out_chans": 3},

@@ -67,6 +67,12 @@ def test_int_mm_is_measured_without_its_epilogue(shape):
     assert torch.equal(product.double(), x @ weight.T)
 
 
+def test_only_the_device_keeps_a_gpu_backend_from_the_linear_layer(monkeypatch):
+    for name in ("cuda", "triton"):
+        monkeypatch.setattr(linear_int8.OP.implementations[name], "unavailable", lambda: None)
+        assert linear_int8.ours(CPU)[name].startswith("x is on cpu; it needs a CUDA")
+
+
 @pytest.mark.parametrize("shape", [(512, 128, 512), (512, 512, 128)])
 def test_the_fp8_layer_is_held_to_the_others(shape):
     # It is a peer on GPUs only; PyTorch's product of scaled rows runs here too.
