@@ -26,8 +26,8 @@ from wxkernels.quantization.scheme import LayerScheme, Scheme, hidden_code
 ROWS = 2048  # tokens that a layer is measured on, of all states together
 STEPS = 20  # over which errors add up: those of the default forecast
 ALPHAS = (0.0, 0.5)  # of SmoothQuant
-#: A channel that hardly varies in calibration may do so later: it is scaled as if it had this share of the
-#: largest channel.
+#: What hardly varies in calibration may do so later: the reach of a channel and the change of a variable count
+#: as if they had this share of the largest.
 LEAST = 0.01
 _WEIGHTS = {"patch_embed": "patch_embed.proj.weight", "head": "head.weight"}
 
@@ -53,7 +53,8 @@ class Measurement:
         self._rows = ROWS
         self._samples: dict[str, list[Tensor]] = {}  # an MLP's tokens; what bf16 changes in the other layers
         self._layers: dict[tuple[str, str], LayerScheme] = {}
-        if len(states):
+        self._measures = len(states) > 0
+        if self._measures:
             self._run([sample for x in states for sample in x.split(1)], persistent)
 
     def layer(self, name: str, precision: str) -> LayerScheme:
@@ -61,7 +62,7 @@ class Measurement:
         key = name, precision
         if key not in self._layers:
             found = LayerScheme(precision)
-            if self._states:
+            if self._measures:
                 found = self._mlp(name, found) if name.endswith("mlp") else self._other(name, found)
             weights = self._weights(name)
             after = sum(_nbytes_in(precision, weight) for weight in weights)
@@ -172,22 +173,16 @@ class Measurement:
     def _effect(self, name: str, errors: Iterable[Tensor]) -> float:
         """The error that d (rows, C) of each state makes, added to tokens; (rows, p q C_out) at the head."""
         root = next((root for prefix, root in self.roots.items() if name.startswith(prefix)), None)
+        points = 0 if root is None else root.patch_embed.proj.weight[0, 0].numel()  # of a patch
+        changes = self._changes
+        if root is None or len(root.head.weight) != points * len(changes):  # its fields are not the results
+            changes = changes.square().mean().sqrt()[None]
         found = _Errors()
         for d in errors:
             if root is not None and not name.endswith("head"):
                 d = F.linear(d, root.head.weight.float())
-            found.add(d.reshape(-1, self._variables(root)))
-        changes = self._changes if self._variables(root) > 1 else self._changes.square().mean().sqrt()
+            found.add(d.reshape(-1, len(changes)))
         return _largest(found.rms(self._steps) / changes)
-
-    def _variables(self, root: Any) -> int:
-        """Of the fields that the head of `root` makes, where they are the network's results; else 1."""
-        C = len(self._changes)
-        return (
-            C
-            if root is not None and len(root.head.weight) == C * root.patch_embed.proj.weight[0, 0].numel()
-            else 1
-        )
 
     def _sample(self, values: Tensor) -> Tensor:
         """A state's share of ROWS rows of (..., C), the same ones of every tensor of that size, float32."""
