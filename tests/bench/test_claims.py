@@ -16,6 +16,11 @@ def test_the_fastest_of_ours_stands_against_the_fastest_pytorch_and_peer_of_each
     }
 
 
+def test_two_cases_of_one_op_at_one_size_stay_apart():
+    found = claims([replace(r, case=case) for case in ("layer_norm", "layer_norm_int8") for r in rows()])
+    assert [c.ours.case for c in found] == ["layer_norm", "layer_norm_int8"]
+
+
 def test_without_ours_or_pytorch_nothing_is_claimed():
     assert claims([r for r in rows() if r.kind != "ours"]) == []
     assert claims([r for r in rows() if r.kind != "pytorch"]) == []

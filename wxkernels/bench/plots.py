@@ -60,22 +60,22 @@ def case_plots(rows: Sequence[Row], conditions: Mapping[str, Any]) -> list[Plot]
     """Of the rows of one case in one run. Bars, roofline and errors are at the smallest batch of a size."""
     rows = [row for row in rows if sound(row.median_ms, row.p20_ms, row.p80_ms, row.speedup)]
     found = []
-    for series in _grouped(rows, lambda row: (row.op, row.dtype, _member_shape(row))).values():
+    for series in _grouped(rows, lambda row: (row.case, row.dtype, _member_shape(row))).values():
         smallest = min(row.batch for row in series)
         some = sorted((row for row in series if row.batch == smallest), key=lambda row: row.median_ms)
-        name = f"{some[0].op} {some[0].shape} {some[0].dtype}"
+        name = f"{some[0].case} {some[0].shape} {some[0].dtype}"
         found.append(_bars_plot(some, name))
         found += _roofline_plot(some, name, conditions)
         found += _errors_plot(some, name)
         found += _batch_plot(series)
-    for series in _grouped(rows, lambda row: (row.op, row.dtype, row.batch, _grid(row)[1])).values():
+    for series in _grouped(rows, lambda row: (row.case, row.dtype, row.batch, _grid(row)[1])).values():
         found += _resolution_plot(series)
     return found
 
 
 def part_plots(parts: Sequence[Part]) -> list[Plot]:
     parts = [part for part in parts if sound(part.median_ms)]
-    problems = _grouped(parts, lambda part: f"{part.op} {part.shape}")
+    problems = _grouped(parts, lambda part: f"{part.case} {part.shape}")
     return [_parts_plot(some, f"Time by part: {name}") for name, some in problems.items()]
 
 
@@ -270,7 +270,7 @@ def _batch_plot(rows: Sequence[Row]) -> list[Plot]:
     if len({row.batch for row in rows}) < 2:
         return []
     first = min(rows, key=lambda row: row.batch)
-    title = f"Scaling with batch: {first.op} {first.shape} {first.dtype}"
+    title = f"Scaling with batch: {first.case} {first.shape} {first.dtype}"
     note = "The time of a member against the batch; a line that falls gains from larger batches."
     return [_lines_plot(title, note, rows, lambda row: row.batch, "batch")]
 
@@ -279,7 +279,7 @@ def _resolution_plot(rows: Sequence[Row]) -> list[Plot]:
     rows = [row for row in rows if row.batch > 0 and _grid(row)[0]]
     if len({_grid(row)[0] for row in rows}) < 2:
         return []
-    title = f"Scaling with resolution: {rows[0].op} {rows[0].dtype}, batch {rows[0].batch}"
+    title = f"Scaling with resolution: {rows[0].case} {rows[0].dtype}, batch {rows[0].batch}"
     note = "The time of a member against the points of its grid."
     return [_lines_plot(title, note, rows, lambda row: _grid(row)[0], "points of the grid")]
 
