@@ -80,14 +80,6 @@ def test_every_variant_runs_once_a_round_and_twice_before():
     assert rounds == [["a", "b"], ["b", "a"], ["a", "b"]]  # none always follows the same one
 
 
-def test_calls_that_take_long_are_warmed_up_by_what_prepares_them_alone():
-    calls = []
-    variants = [counted("short", calls), counted("long", calls, Work({torch.float32: 2e9}, 1))]
-    measure(problem(*variants), Ceilings("machine", {torch.float32: 1e9}, 1e9), rounds=2)
-    assert calls[:3] == ["short", "long", "short"]
-    assert calls.count("long") == 3
-
-
 def test_every_call_takes_the_next_of_inputs_that_do_not_fit_the_cache(monkeypatch):
     monkeypatch.setattr(engine, "cache_bytes", lambda device: 5 * 4 * 4)  # of five inputs
     taken, made = [], []
