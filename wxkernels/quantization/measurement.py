@@ -26,7 +26,7 @@ from wxkernels.quantization.scheme import LayerScheme, Scheme, hidden_code
 ROWS = 2048  # tokens that a layer is measured on, of all states together
 STEPS = 20  # over which errors add up: those of the default forecast
 ALPHAS = (0.0, 0.5)  # of SmoothQuant
-#: What hardly varies in calibration may do so later: the reach of a channel and the change of a variable count
+#: What hardly varies in calibration may do so later: the reach of a channel, the change of a variable count
 #: as if they had this share of the largest.
 LEAST = 0.01
 _WEIGHTS = {"patch_embed": "patch_embed.proj.weight", "head": "head.weight"}
