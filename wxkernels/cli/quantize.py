@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 @click.option(
     "--budget",
     type=click.FloatRange(0, min_open=True),
-    help="Error of a step that is allowed, relative to its change. [0.03 in int8, 0.005 in bf16]",
+    help="Error of a step that is allowed, relative to its change. [0.03 in int8, 0.003 in bf16]",
 )
 @click.option(
     "--keep", multiple=True, metavar="PATTERN=PRECISION",
