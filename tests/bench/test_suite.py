@@ -1,4 +1,4 @@
-"""The suite in bench/: it passes beside results of the same speed, and fails beside those of a faster one."""
+"""The suite in bench/: it passes beside results of a slower kernel, and fails beside those of a faster one."""
 
 import dataclasses
 import subprocess
@@ -26,9 +26,10 @@ def test_a_kernel_that_was_faster_fails_the_suite(tmp_path):
     measured = run("-c", "from wxkernels.cli.bench import main; main()", *command)
     assert measured.returncode == 0, measured.stderr
     results = read(path)
+    was = {"spectral_filter": 0.01, "layer_norm": 100.0}  # far beyond what a loaded machine does
     results.times = [
-        dataclasses.replace(row, times_ms=[t / 100 for t in row.times_ms])
-        if (row.case, row.kind) == ("spectral_filter", "ours")
+        dataclasses.replace(row, times_ms=[t * was[row.case] for t in row.times_ms])
+        if row.kind == "ours"
         else row
         for row in results.times
     ]
