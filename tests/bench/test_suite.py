@@ -1,4 +1,4 @@
-"""The suite in bench/: it passes beside results of a slower kernel, and fails beside those of a faster one."""
+"""The suite in bench/: it passes beside results of a slower kernel and fails beside those of a faster one."""
 
 import dataclasses
 import subprocess
