@@ -23,8 +23,9 @@ constexpr int64_t kLargeBytes = int64_t{16} << 20;
 // Enough columns that the MLP's weights are read from cache for many modes at once, few enough for its tiles
 // to stay in L2.
 constexpr int64_t kModesOfGroup = 90;
-// Tasks a thread in a pass, at least: the end of a pass waits for the slowest.
-constexpr int64_t kTasksOfThread = 16;
+// Tasks a thread in a pass, at least: the end of a pass waits for the slowest; and the fewer items go
+// together, the more of them is still in the caches when it is read again.
+constexpr int64_t kTasksOfThread = 8;
 // Row pairs a task: the pair that is read next shares pages with the last.
 constexpr int64_t kPairsOfTask = 2;
 
