@@ -1,4 +1,4 @@
-"""A model calibrated on states in physical units: the same as on the normalised ones, and what it says of them."""
+"""A model calibrated on states in physical units: as on normalised ones, and what it says of them."""
 
 import numpy as np
 import pytest
