@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that README.md and docs/ state of this machine's CPU, into bench/results/DEVICE with a report, and the
-# tables made of it. Usage: ci/bench.sh [--again] [DEVICE]. 45 minutes on two cores that have nothing else to do.
+# tables made of it. Usage: ci/bench.sh [--again] [DEVICE]. An hour on two cores that have nothing else to do.
 # What is there already is kept: a run that was stopped goes on; --again measures all anew. Pictures and the trace
 # go to build/bench. Needs: pip install -c constraints.txt '.[bench,plot]', and ai-models-fourcastnet as
 # docs/benchmarks.md has it.

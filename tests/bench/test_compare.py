@@ -8,7 +8,7 @@ import torch
 
 from wxkernels.bench import engine
 from wxkernels.bench.ceilings import Ceilings
-from wxkernels.bench.compare import LEAST, Change, compare
+from wxkernels.bench.compare import LEAST, Change, compare, unmatched
 from wxkernels.bench.engine import Problem, Size, Variant, Work, measure
 from wxkernels.bench.results import Results
 from wxkernels.bench.statistics import Ratio
@@ -100,11 +100,21 @@ def changed(results, **changes):
 
 
 def test_rows_meet_by_case_shape_dtype_and_backend(once):
-    for other in ({"case": "other"}, {"shape": "1x2"}, {"dtype": "bfloat16"}):
+    for other in ({"case": "other"}, {"model": "other"}, {"shape": "1x2"}, {"dtype": "bfloat16"}):
         with pytest.raises(UserError, match="no row in common"):
             compare(once, changed(once, **other))
     both = dataclasses.replace(once, times=[*once.times, *changed(once, shape="1x2").times])
-    assert [change.row.shape for change in compare(both, once)] == [once.times[0].shape]
+    found = compare(both, once)
+    assert [change.row.shape for change in found] == [once.times[0].shape]
+    assert [(row.backend, row.shape) for row in unmatched(both, found)] == [("native", "1x2")]
+    assert unmatched(once, found) == []
+
+
+def test_a_baseline_of_other_rounds_is_none(once):
+    eager, native = once.times
+    longer = dataclasses.replace(once, times=[dataclasses.replace(eager, times_ms=[1.0, 2.0]), native])
+    with pytest.raises(UserError, match="no row in common"):
+        compare(once, longer)
 
 
 def test_a_baseline_that_both_runs_have_is_taken(once):

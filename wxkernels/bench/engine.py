@@ -62,7 +62,7 @@ class Size:
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
-    model: str | None = None  # whose shape it is
+    model: str | None = None  # the name of its shape
 
     def options(self) -> str:
         """The options of wxkernels-bench for this size."""
