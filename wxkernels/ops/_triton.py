@@ -22,6 +22,9 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 #: Rows further apart are copied next to each other: offsets inside a tile of 128 rows are 32-bit.
 MAX_STRIDE = 2**24
 
+#: Of a number in a tensor, where offsets are 32-bit: those of the last tile pass its end.
+MAX_OFFSET = 2**31 - 2**20
+
 
 @dataclass(frozen=True)
 class Target:
@@ -119,6 +122,18 @@ def rows(x: Tensor) -> Tensor:
     """x (..., K) as (rows, K) with unit stride over K: a view where the strides allow one, else a copy."""
     x = _native.rows(x)
     return x if x.stride(0) <= MAX_STRIDE else x.contiguous()
+
+
+def operands(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """x and a contiguous weight for a kernel that rounds x to the dtype of weight.
+
+    What has to be float32 is widened here: seeing that done, Triton 3.7 multiplies in TF32 on sm_100, and
+    rounds the other operand.
+    """
+    if weight.dtype != torch.bfloat16:
+        dtype = weight.dtype if weight.dtype == x.dtype else torch.float32
+        x, weight = x.to(dtype), weight.to(dtype)
+    return x, weight.contiguous()
 
 
 def cover(n: int) -> int:
