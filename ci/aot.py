@@ -74,6 +74,7 @@ FILTERS = [  # name, (B, H, W, C), nb, hidden_size_factor, dtype, float32 produc
     ("FourCastNet", (1, 90, 180, 768), 8, 1, FP16, "ieee"),
     ("FourCastNet", (1, 90, 180, 768), 8, 1, FP32, "ieee"),
     ("FourCastNet", (1, 90, 180, 768), 8, 1, FP32, "tf32x3"),
+    ("FourCastNet", (1, 90, 180, 768), 8, 1, FP32, "tf32"),
     ("physicsnemo", (1, 45, 90, 256), 16, 1, BF16, "ieee"),
     ("wide block", (1, 90, 180, 768), 4, 2, BF16, "ieee"),
 ]
@@ -153,7 +154,7 @@ def launches(target: Target) -> Iterator[tuple[str, str, Launch]]:
         return TYPES[dtype] if float32 == "ieee" else float32, replace(target, float32=float32)
 
     for name, (B, H, W, C), nb, factor, dtype, float32 in FILTERS:
-        if float32 == "tf32x3" and target.backend != "cuda":
+        if float32 != "ieee" and target.backend != "cuda":
             continue
         bs = C // nb
         x, y = empty(B, H, W, C, dtype=dtype), empty(B, H, W, C, dtype=dtype)
@@ -177,7 +178,7 @@ def launches(target: Target) -> Iterator[tuple[str, str, Launch]]:
         parts = x, weight, empty(N), empty(N), x_scale, residual, out_scale, y
         yield name, TYPES[INT8], linear_int8.launch(*parts, activation, target, start)
     for name, (M, C, D), activation, dtype, weights, float32 in MLPS:
-        if float32 == "tf32x3" and target.backend != "cuda":
+        if float32 != "ieee" and target.backend != "cuda":
             continue
         x, y, fc1 = empty(M, C, dtype=dtype), empty(M, C, dtype=dtype), empty(D, C, dtype=weights)
         label, on = precision(operands(x, fc1)[1].dtype, float32)
@@ -185,7 +186,7 @@ def launches(target: Target) -> Iterator[tuple[str, str, Launch]]:
         for launch in mlp.launches(x, empty(C), empty(C), *layers, y, 1e-6, activation, on):
             yield name, label, launch
     for name, (C, H, W), (p, q), D, dtype, weights, int8, float32 in PATCHES:
-        if float32 == "tf32x3" and target.backend != "cuda":
+        if float32 != "ieee" and target.backend != "cuda":
             continue
         h, w = H // p, W // q
         x, tokens = empty(1, C, H, W, dtype=dtype), empty(1, h, w, D, dtype=dtype)

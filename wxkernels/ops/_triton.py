@@ -28,7 +28,7 @@ MAX_OFFSET = 2**31 - 2**20
 
 @dataclass(frozen=True)
 class Target:
-    """A GPU architecture, its warp, and how `tl.dot` multiplies float32 there: "ieee" or "tf32x3"."""
+    """A GPU architecture, its warp, and how `tl.dot` multiplies float32 there: "ieee", "tf32x3" or "tf32"."""
 
     backend: str  # "cuda" or "hip"
     arch: int | str  # 80, 90, 100 ... or "gfx90a", "gfx942" ...
