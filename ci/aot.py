@@ -3,9 +3,9 @@
     python ci/aot.py [--only sm_90]
 
 Compiles the launches that the ops make for the cases below, argument specialisation and schedule included,
-and exits 1 unless each of them
+with their own tiles and those stored in wxkernels/ops/tiles.json, and exits 1 unless each of them
   - holds the target's matrix instructions for its operands, counted in the PTX or the AMD assembly, where it
-    multiplies (float32 on CUDA is FMA);
+    multiplies (float32 on CUDA is FMA, and nothing else);
   - stays within the target's shared memory and, on sm_100, tensor memory (Triton's metadata);
   - spills no register: spill stores in ptxas's report, `.vgpr_spill_count` and `.sgpr_spill_count` on AMD.
 It needs triton and no GPU.
@@ -29,9 +29,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from wxkernels.ops._triton import Launch, Target, kernel
+from wxkernels.ops._triton import Launch, Target, kernel, operands, tuned
 from wxkernels.ops.layer_norm import triton as layer_norm
 from wxkernels.ops.linear_int8 import triton as linear_int8
+from wxkernels.ops.mlp import triton as mlp
+from wxkernels.ops.patch_embed import triton as patch_embed
+from wxkernels.ops.patch_head import triton as patch_head
 from wxkernels.ops.quantize_rows import triton as quantize_rows
 from wxkernels.ops.spectral_filter import triton as spectral_filter
 from wxkernels.ops.spectral_filter.reference import kept_modes
@@ -61,7 +64,7 @@ MACHINES = {
     "gfx942": Machine(Target("hip", "gfx942", 64), 64 << 10, r"v_mfma_f32", r"v_mfma_i32_\w*i8"),
 }
 TENSOR_MEMORY = 512  # columns on sm_100
-MULTIPLYING = ("spectral_filter", "linear_int8")  # ops whose kernels hold products
+NOT_MULTIPLYING = ("layer_norm", "quantize_rows")  # kernels
 
 FP32, FP16, BF16, INT8 = torch.float32, torch.float16, torch.bfloat16, torch.int8
 TYPES = {FP32: "fp32", FP16: "fp16", BF16: "bf16", INT8: "i8", torch.int32: "i32"}
@@ -71,6 +74,7 @@ FILTERS = [  # name, (B, H, W, C), nb, hidden_size_factor, dtype, float32 produc
     ("FourCastNet", (1, 90, 180, 768), 8, 1, FP16, "ieee"),
     ("FourCastNet", (1, 90, 180, 768), 8, 1, FP32, "ieee"),
     ("FourCastNet", (1, 90, 180, 768), 8, 1, FP32, "tf32x3"),
+    ("FourCastNet", (1, 90, 180, 768), 8, 1, FP32, "tf32"),
     ("physicsnemo", (1, 45, 90, 256), 16, 1, BF16, "ieee"),
     ("wide block", (1, 90, 180, 768), 4, 2, BF16, "ieee"),
 ]
@@ -95,6 +99,24 @@ LINEARS = [  # name, (M, K, N), activation, a scale for each row of x, residual'
     ("odd", (2001, 100, 1301), "gelu_tanh", True, FP32, INT8),
     ("fc1, 49 rows", (49, 768, 3072), "gelu", True, None, INT8),
     ("odd, 49 rows", (49, 100, 77), "none", False, FP16, FP16),
+]
+MLPS = [  # name, (M, C, D), activation, dtype, that of the weights, float32 products
+    ("FourCastNet", (16200, 768, 3072), "gelu", FP32, BF16, "ieee"),
+    ("FourCastNet", (16200, 768, 3072), "gelu", BF16, BF16, "ieee"),
+    ("FourCastNet", (16200, 768, 3072), "gelu", FP16, FP16, "ieee"),
+    ("FourCastNet", (16200, 768, 3072), "gelu", FP32, FP32, "ieee"),
+    ("FourCastNet", (16200, 768, 3072), "gelu", FP32, FP32, "tf32x3"),
+    ("odd", (2001, 100, 1301), "gelu_tanh", FP32, BF16, "ieee"),
+    ("odd", (2001, 100, 1301), "gelu_tanh", BF16, FP16, "ieee"),
+]
+PATCHES = [  # name, (C, H, W), (p, q), D, dtype, that of the weights, int8 positions, float32 products
+    ("FourCastNet", (20, 720, 1440), (8, 8), 768, FP32, BF16, False, "ieee"),
+    ("FourCastNet", (20, 720, 1440), (8, 8), 768, FP32, BF16, True, "ieee"),
+    ("FourCastNet", (20, 720, 1440), (8, 8), 768, BF16, BF16, False, "ieee"),
+    ("FourCastNet", (20, 720, 1440), (8, 8), 768, FP16, FP16, False, "ieee"),
+    ("FourCastNet", (20, 720, 1440), (8, 8), 768, FP32, FP32, False, "ieee"),
+    ("FourCastNet", (20, 720, 1440), (8, 8), 768, FP32, FP32, False, "tf32x3"),
+    ("odd", (3, 70, 99), (7, 9), 77, FP32, BF16, True, "ieee"),
 ]
 
 
@@ -128,15 +150,17 @@ def launches(target: Target) -> Iterator[tuple[str, str, Launch]]:
     def empty(*shape: int, dtype: torch.dtype = FP32) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
 
+    def precision(dtype: torch.dtype, float32: str) -> tuple[str, Target]:
+        return TYPES[dtype] if float32 == "ieee" else float32, replace(target, float32=float32)
+
     for name, (B, H, W, C), nb, factor, dtype, float32 in FILTERS:
-        if float32 == "tf32x3" and target.backend != "cuda":
+        if float32 != "ieee" and target.backend != "cuda":
             continue
         bs = C // nb
         x, y = empty(B, H, W, C, dtype=dtype), empty(B, H, W, C, dtype=dtype)
         w1, b1 = empty(2, nb, bs, bs * factor, dtype=dtype), empty(2, nb, bs * factor)
         w2, b2 = empty(2, nb, bs * factor, bs, dtype=dtype), empty(2, nb, bs)
-        modes, label = kept_modes(H, W, 1.0), TYPES[dtype] if float32 == "ieee" else float32
-        on = replace(target, float32=float32)
+        modes, label, on = kept_modes(H, W, 1.0), *precision(dtype, float32)
         for launch in spectral_filter.launches(x, x, w1, b1, w2, b2, y, 0.01, modes, on):
             yield name, label, launch
     for name, (M, C), dtype, int8 in NORMS:
@@ -153,14 +177,34 @@ def launches(target: Target) -> Iterator[tuple[str, str, Launch]]:
         residual = None if residual_dtype is None else empty(M, N, dtype=residual_dtype)
         parts = x, weight, empty(N), empty(N), x_scale, residual, out_scale, y
         yield name, TYPES[INT8], linear_int8.launch(*parts, activation, target, start)
+    for name, (M, C, D), activation, dtype, weights, float32 in MLPS:
+        if float32 != "ieee" and target.backend != "cuda":
+            continue
+        x, y, fc1 = empty(M, C, dtype=dtype), empty(M, C, dtype=dtype), empty(D, C, dtype=weights)
+        label, on = precision(operands(x, fc1)[1].dtype, float32)
+        layers = fc1, empty(D), empty(C, D, dtype=weights), empty(C)
+        for launch in mlp.launches(x, empty(C), empty(C), *layers, y, 1e-6, activation, on):
+            yield name, label, launch
+    for name, (C, H, W), (p, q), D, dtype, weights, int8, float32 in PATCHES:
+        if float32 != "ieee" and target.backend != "cuda":
+            continue
+        h, w = H // p, W // q
+        x, tokens = empty(1, C, H, W, dtype=dtype), empty(1, h, w, D, dtype=dtype)
+        weight, bias = empty(D, C, p, q, dtype=weights), empty(D)
+        label, on = precision(operands(x, weight)[1].dtype, float32)
+        pos, pos_scale = empty(1, h * w, D, dtype=INT8 if int8 else weights), empty(h * w) if int8 else None
+        yield name, label, patch_embed.launch(x, weight, bias, pos, pos_scale, tokens, on)
+        weight, bias = empty(p * q * C, D, dtype=weights), empty(p * q * C)
+        yield name, label, patch_head.launch(tokens, weight, bias, x, (p, q), on)
 
 
 def jobs(machine: str) -> list[Job]:
     """One job for each different kernel of the cases."""
     found: dict[Any, Job] = {}
     for case, dtype, launch in launches(MACHINES[machine].target):
-        job = specialised(launch, machine, case, dtype)
-        found.setdefault(replace(job, case="", dtype=""), job)
+        for tiles in filter(None, (launch.tiles, tuned(machine).get(launch.key))):
+            job = specialised(replace(launch, tiles=tiles), machine, case, dtype)
+            found.setdefault(replace(job, case="", dtype=""), job)
     return list(found.values())
 
 
@@ -247,8 +291,10 @@ def faults(job: Job, built: Built | str) -> list[str]:
         return [built]
     machine = MACHINES[job.machine]
     found = []
-    if job.op in MULTIPLYING and not (built.matrix or (built.fma and without_matrix_units(job))):
+    if job.kernel not in NOT_MULTIPLYING and not (built.matrix or (built.fma and without_matrix_units(job))):
         found.append("no matrix instruction")
+    if built.matrix and without_matrix_units(job):
+        found.append("a matrix instruction, which rounds")
     if built.shared > machine.shared:
         found.append(f"{built.shared} bytes of shared memory, {machine.shared} there")
     if built.tensor_memory > TENSOR_MEMORY:
@@ -295,7 +341,7 @@ def row(job: Job, built: Built | str) -> list[str]:
     if isinstance(built, str):
         return label + [""] * 4
     instructions = ""
-    if job.op in MULTIPLYING:
+    if job.kernel not in NOT_MULTIPLYING:
         instructions = f"fma {built.fma}" if without_matrix_units(job) else f"{built.matrix}"
     shared = f"{built.shared / 1024:.0f} / {MACHINES[job.machine].shared // 1024}"
     return [*label, instructions, str(built.registers), shared, str(built.spills)]

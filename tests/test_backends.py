@@ -88,6 +88,28 @@ def test_a_gpu_backend_waits_for_its_record(monkeypatch, tmp_path):
         backends.verified.cache_clear()
 
 
+def test_an_op_has_a_gpu_kernel_where_one_was_asked_for_or_has_a_record(monkeypatch):
+    device = torch.device("meta")
+    records = frozenset({("mlp", "triton", "meta")})
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def compiled(x):
+        return x + 1 if backends.has_gpu_kernel("mlp", x.device) else x
+
+    assert not backends.has_gpu_kernel("mlp", device)
+    for name, expected in (("triton", True), ("cuda", False), ("reference", False)):
+        monkeypatch.setenv("WXKERNELS_BACKEND", name)
+        assert backends.has_gpu_kernel("mlp", device) == expected
+    monkeypatch.delenv("WXKERNELS_BACKEND")
+    monkeypatch.setattr(backends, "verified", lambda: records)
+    assert backends.has_gpu_kernel("mlp", device)
+    assert not backends.has_gpu_kernel("patch_embed", device)
+    assert compiled(torch.ones(())) == 1
+    torch.compiler.reset()
+    monkeypatch.setattr(backends, "verified", lambda: frozenset({("mlp", "triton", "cpu")}))
+    assert compiled(torch.ones(())) == 2
+
+
 @needs_core
 def test_an_instruction_set_is_held_inside_the_block_only():
     before = _native.core.isa()

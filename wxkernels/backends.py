@@ -105,6 +105,17 @@ def _unknown(name: str) -> str:
     return f"there is no backend {name!r}; choose one of {', '.join(known)}"
 
 
+@torch.compiler.assume_constant_result
+def has_gpu_kernel(name: str, device: torch.device) -> bool:
+    """Whether the op runs on a GPU kernel of ours: one that was asked for, or that has a record there."""
+    implementations = _ops[name].implementations
+    forced = _forced.get() or os.environ.get("WXKERNELS_BACKEND")
+    if forced in implementations:
+        return forced in GPU_BACKENDS
+    architecture = device_architecture(device)
+    return any((name, backend, architecture) in verified() for backend in implementations)
+
+
 @contextmanager
 def use_isa(name: str) -> Iterator[None]:
     """Hold the CPU kernels to "scalar", "avx2", "avx512" or "avx512_bf16" inside the block, in all threads.

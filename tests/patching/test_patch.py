@@ -11,7 +11,7 @@ from torch import nn
 import wxkernels
 from wxkernels import _native, backends, errors
 from wxkernels.patching import hosts as known
-from wxkernels.patching.forward import PatchedForward
+from wxkernels.patching.forward import LEVELS, PatchedForward, stands_in
 
 NAMES = ["", "blocks.0", "blocks.1"]
 
@@ -145,6 +145,24 @@ def test_moved_after_patching(network, x):
     assert double.dtype == torch.float64
     torch.testing.assert_close(double.float(), single, rtol=1e-4, atol=1e-5)
     assert network.to("meta")(x.double().to("meta")).shape == x.shape
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("dtype", "stands"), [(torch.float32, False), (torch.bfloat16, True)])
+def test_on_other_devices_it_stands_in_where_kernels_run_in_half_precision(
+    network, x, dtype, stands, monkeypatch
+):
+    network, x = network.eval().to("meta", dtype), x.to("meta", dtype)
+    levels = [(LEVELS["network"], network), (LEVELS["block"], network.blocks[0])]
+    assert not any(stands_in(level, module, x) for level, module in levels)
+    monkeypatch.setattr(backends, "has_gpu_kernel", lambda op, device: device.type == "meta")
+    assert [stands_in(level, module, x) for level, module in levels] == [stands, stands]
+    monkeypatch.setattr(backends, "has_gpu_kernel", lambda op, device: op != "patch_head")
+    assert [stands_in(level, module, x) for level, module in levels] == [False, stands]
+    compiled = torch.compile(
+        lambda x: 2 * x if stands_in(*levels[1], x) else x, fullgraph=True, backend="eager"
+    )
+    assert compiled(torch.ones(2, dtype=dtype, device="meta")).shape == (2,)
 
 
 @torch.no_grad()

@@ -106,11 +106,15 @@ def run(block: Any, x: Tensor, weights: Any) -> Tensor:
 
 def autocast(weight: Tensor, x: Tensor) -> Tensor:
     """`weight` as autocast to bfloat16, where it is on, gives it to a linear layer."""
+    return weight.to(torch.bfloat16) if autocasts(x) and weight.is_floating_point() else weight
+
+
+def autocasts(x: Tensor) -> bool:
+    """Whether autocast to bfloat16 is on for the device of x."""
     device = x.device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-        return weight
-    rounds = torch.get_autocast_dtype(device) == torch.bfloat16 and weight.is_floating_point()
-    return weight.to(torch.bfloat16) if rounds else weight
+        return False
+    return torch.get_autocast_dtype(device) == torch.bfloat16
 
 
 def takes(block: Any, x: Tensor) -> bool:

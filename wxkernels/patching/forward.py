@@ -45,7 +45,8 @@ class PatchedForward:
     def __call__(self, x: Tensor) -> Tensor:
         level: Any = LEVELS[self.kind]
         rounded = self.schemes is not None
-        ours = stands_in(level, self.layer, x, rounded=rounded)
+        with on(self.backend):
+            ours = stands_in(level, self.layer, x, rounded=rounded)
         as_given = not ours or is_recording(self.layer, x)
         if rounded and as_given and not torch.compiler.is_compiling():
             _tell_as_given(self.kind)
@@ -79,19 +80,30 @@ class PatchedForward:
 def stands_in(level: Any, module: nn.Module, x: Tensor, *, rounded: bool = False) -> bool:
     """Whether our ops answer a call with x of `module`, for which there was no `refusal`.
 
-    A filter's do: its op has a gradient. A block's and a network's do in evaluation. On other devices than
-    the CPU we have no floating MLP faster than PyTorch's: there they do if layers were `rounded` for us.
+    A filter's do: its op has a gradient. A block's and a network's do in evaluation, and on other devices
+    than the CPU only if layers were `rounded` for us, or our kernels run there in half precision: float32
+    gains nothing from our products.
     """
     if unfit(level, module) is not None:  # changed since then
         return False
     if level is filters:
         return True
-    if not (rounded or x.device.type == "cpu") or is_recording(module, x):
+    if not (rounded or x.device.type == "cpu" or _multiplies_in_half(level, module, x)):
+        return False
+    if is_recording(module, x):
         return False
     parts = level.absorbed(module)
     if module.training or any(part.training or _is_touched(part) for part in parts):
         return False
     return level.takes(module, x)
+
+
+def _multiplies_in_half(level: Any, module: nn.Module, x: Tensor) -> bool:
+    """Whether the products of a call are in half precision, and on GPU kernels of ours."""
+    half = (torch.float16, torch.bfloat16)
+    if not (blocks.autocasts(x) or all(weight.dtype in half for weight in level.parameters(module))):
+        return False
+    return all(backends.has_gpu_kernel(op, x.device) for op in level.OPS.split(", "))
 
 
 def is_recording(module: nn.Module, x: Tensor) -> bool:

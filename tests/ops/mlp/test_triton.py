@@ -1,18 +1,22 @@
 """The Triton backend, interpreted and on a GPU: as a script this file computes what the tests see."""
 
 import json
+from unittest.mock import patch
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.ops.devices import DTYPES, on_device
 from wxkernels import backends
-from wxkernels.ops import mlp
+from wxkernels.ops import _triton, mlp
+from wxkernels.ops._reference import ACTIVATIONS
 from wxkernels.ops.mlp import reference
 from wxkernels.ops.mlp import triton as backend
 
 SHAPES = [(0, 8, 16), (1, 1, 1), (7, 100, 130), (2, 3, 20, 33)]  # ..., C, D
-ACTIVATIONS = ["none", "gelu", "gelu_tanh"]
+FLOATING = [*SHAPES, (130, 17, 300)]  # more than a tile each way
+PRECISIONS = [(dtype, weights) for dtype in DTYPES for weights in DTYPES]
 
 
 def arguments(*shape, dtype=torch.float32, biases=True):
@@ -63,6 +67,51 @@ def difference(tensors, activation) -> list:
     return [largest, step + 4 * torch.finfo(x.dtype).eps * 10, like]
 
 
+def floating(*shape, dtype="float32", weights="float32", biases=True):
+    """`arguments` with floating weights."""
+    *rest, fc1, fc1_bias, fc2, fc2_bias, _, _, _, _ = arguments(
+        *shape, dtype=getattr(torch, dtype), biases=biases
+    )
+    fc1, fc2 = (w.float() / (73 * max(1, w.shape[1]) ** 0.5) for w in (fc1, fc2))
+    weights = getattr(torch, weights)
+    return [*rest, fc1.to(weights), fc1_bias, fc2.to(weights), fc2_bias, None, None, None, 0]
+
+
+def in_its_dtype(x, norm_weight, norm_bias, *layers, activation):
+    """PyTorch's chain, all of it in the dtype of x."""
+    fc1, fc1_bias, fc2, fc2_bias = (t.to(x.dtype) for t in layers[:4])
+    n = F.layer_norm(x, x.shape[-1:], norm_weight.to(x.dtype), norm_bias.to(x.dtype), 1e-6)
+    return x + F.linear(ACTIVATIONS[activation](F.linear(n, fc1, fc1_bias)), fc2, fc2_bias)
+
+
+def errors(tensors, activation) -> list:
+    """Largest error against float64, that of PyTorch, the largest value; whether y is like x."""
+    x, *layers = tensors
+    found = triton(*tensors, activation=activation)
+    exact = reference.mlp(*(t.double() for t in tensors[:7]), None, None, None, 0, 1e-6, activation)
+    if x.dtype == torch.float16 == layers[2].dtype:
+        plain = in_its_dtype(*tensors, activation=activation)
+    else:
+        plain = reference.mlp(*tensors, 1e-6, activation)
+    like = found.dtype == x.dtype and found.shape == x.shape and found.is_contiguous()
+    if not x.numel():
+        return [0.0, 0.0, 0.0, like]
+    return [*((y - exact).abs().max().item() for y in (found, plain)), exact.abs().max().item(), like]
+
+
+def promises(x, *tensors) -> dict:
+    """Of 9 rows: what a row and its NaN have to do with the others, and how x may lie."""
+    y, others = triton(x, *tensors), torch.arange(9) != 4
+    results = {"one row": torch.equal(triton(x[4:5], *tensors), y[4:5])}
+    results["window"] = torch.equal(triton(torch.cat([x, x], 1)[:, :20], *tensors), y)
+    for bad in ("nan", "inf"):
+        broken = x.clone()
+        broken[4, 7] = float(bad)
+        found = triton(broken, *tensors)
+        results[bad] = bool(found[4].isnan().all()) and torch.equal(found[others], y[others])
+    return results
+
+
 def compute() -> dict:
     results = {}
     for shape in SHAPES:
@@ -71,15 +120,25 @@ def compute() -> dict:
             results |= {f"{shape} {dtype} {name}": difference(tensors, name) for name in ACTIVATIONS}
     results["no biases"] = difference(arguments(7, 20, 33, biases=False), "gelu")
 
-    x, *tensors = arguments(9, 20, 33)
-    y, others = triton(x, *tensors), torch.arange(9) != 4
-    results["one row"] = torch.equal(triton(x[4:5], *tensors), y[4:5])
-    results["window"] = torch.equal(triton(torch.cat([x, x], 1)[:, :20], *tensors), y)
-    for bad in ("nan", "inf"):
-        broken = x.clone()
-        broken[4, 7] = float(bad)
-        found = triton(broken, *tensors)
-        results[bad] = bool(found[4].isnan().all()) and torch.equal(found[others], y[others])
+    for shape in FLOATING:
+        for dtype, weights in PRECISIONS:
+            tensors = floating(*shape, dtype=dtype, weights=weights)
+            label = f"{shape} {dtype} x {weights}"
+            results |= {f"{label} {name}": errors(tensors, name) for name in ACTIVATIONS}
+    tensors = floating(7, 20, 33, biases=False)
+    found, plain = triton(*tensors), reference.mlp(*tensors, 1e-6, "gelu")
+    results["floating without biases"] = torch.allclose(found, plain, rtol=0, atol=1e-5)
+    results |= {"int8": promises(*arguments(9, 20, 33)), "floating": promises(*floating(9, 20, 33))}
+    x, *tensors = floating(300, 17, 40)
+    y = triton(x, *tensors)
+    results["a part of the rows"] = torch.equal(triton(x[200:203], *tensors), y[200:203])
+    made = backend.launches(x, *tensors[:6], y, 1e-6, "gelu", _triton.Target.of(x.device))
+    tiles = _triton.Tiles({"BLOCK_M": 16, "BLOCK_N": 32, "BLOCK_K": 32}, 4, 2)
+    stored = {launch.key: tiles for launch in made if launch.kernel == "linear"}
+    with patch.object(_triton, "tuned", return_value=stored):
+        other = triton(x, *tensors)
+        part = triton(x[200:203], *tensors)
+    results["stored tiles"] = [torch.allclose(other, y, rtol=0, atol=1e-4), torch.equal(part, other[200:203])]
     return results
 
 
@@ -97,24 +156,49 @@ def test_without_biases(computed):
     assert largest <= step
 
 
-def test_a_row_does_not_depend_on_the_others(computed):
-    assert computed["one row"]
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("dtype", "weights"), PRECISIONS)
+@pytest.mark.parametrize("shape", FLOATING)
+def test_floating_error_is_at_most_twice_that_of_pytorch(computed, shape, dtype, weights, activation):
+    found, plain, size, like = computed[f"{shape} {dtype} x {weights} {activation}"]
+    assert like
+    assert found <= 2 * plain + torch.finfo(getattr(torch, dtype)).eps * size
 
 
-def test_strides(computed):
-    assert computed["window"]
+def test_floating_without_biases(computed):
+    assert computed["floating without biases"]
 
 
+@pytest.mark.parametrize("weights", ["int8", "floating"])
+def test_a_row_does_not_depend_on_the_others(computed, weights):
+    assert computed[weights]["one row"]
+
+
+def test_a_row_does_not_depend_on_how_many_tiles_come(computed):
+    assert computed["a part of the rows"]
+
+
+def test_stored_tiles_change_neither_the_result_nor_that(computed):
+    assert computed["stored tiles"] == [True, True]
+
+
+@pytest.mark.parametrize("weights", ["int8", "floating"])
+def test_strides(computed, weights):
+    assert computed[weights]["window"]
+
+
+@pytest.mark.parametrize("weights", ["int8", "floating"])
 @pytest.mark.parametrize("bad", ["nan", "inf"])
-def test_a_nan_fills_its_row_and_no_other(computed, bad):
-    assert computed[bad]
+def test_a_nan_fills_its_row_and_no_other(computed, weights, bad):
+    assert computed[weights][bad]
 
 
 def test_says_what_it_does_not_take():
     x, norm_weight, norm_bias, fc1, fc1_bias, fc2, fc2_bias, *scales, _ = arguments(2, 8, 5)
     biases = norm_weight, norm_bias
-    floating = (x, *biases, fc1.float(), fc1_bias, fc2.float(), fc2_bias, None, None, None)
-    assert "it multiplies int8 weights alone, and fc1_weight is float32" in backend.unsupported(*floating)
+    for dtype, reason in ((torch.float32, "CUDA or ROCm"), (torch.float64, "fc1_weight is torch.float64")):
+        layers = fc1.to(dtype), fc1_bias, fc2.to(dtype), fc2_bias
+        assert reason in backend.unsupported(x, *biases, *layers, None, None, None)
     int8 = (*biases, fc1, fc1_bias, fc2, fc2_bias, *scales)
     assert "float64" in backend.unsupported(x.double(), *int8)
     assert "CUDA or ROCm" in backend.unsupported(x, *int8)

@@ -86,6 +86,15 @@ def compute() -> dict:
         exact = reference.spectral_filter(*(t.double() for t in tensors), 0.01, 1.0, *norm)
         found, plain = triton(tensors, 1.0, *norm), reference.spectral_filter(*tensors, 0.01, 1.0, *norm)
         results[f"norm {dtype}"] = [(y.double() - exact).abs().max().item() for y in (found, plain)]
+    for shape in ((2, 6, 8, 2, 8, 1), (1, 45, 90, 1, 16, 1)):
+        x, w1, b1, w2, b2 = arguments(*shape, torch.float32)
+        tensors = x, w1.bfloat16(), b1, w2.bfloat16(), b2
+        exact = reference.spectral_filter(*(t.double() for t in tensors), 0.01, 1.0)
+        found, plain = triton(tensors), reference.spectral_filter(*tensors, 0.01, 1.0)
+        results[f"bfloat16 weights {shape}"] = [(y - exact).abs().max().item() for y in (found, plain)]
+        whole = triton([x, *(t.float() for t in tensors[1:])])
+        results["bfloat16 weights are TF32"] = not torch.equal(found, whole)
+    x, *weights = arguments(2, 6, 8, 1, 8, 1, torch.float16)
     results["bfloat16"] = backend.unsupported(x.bfloat16(), *weights)
     return results
 
@@ -102,6 +111,13 @@ def test_error_at_most_twice_that_of_pytorch(computed, case, dtype):
 def test_norm(computed, dtype):
     error, plain = computed[f"norm {dtype}"]
     assert error <= 2 * plain + torch.finfo(getattr(torch, dtype)).eps
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 8, 2, 8, 1), (1, 45, 90, 1, 16, 1)])
+def test_bfloat16_weights_of_float32_are_multiplied_in_tf32(computed, shape):
+    error, plain = computed[f"bfloat16 weights {shape}"]
+    assert error <= 2 * plain
+    assert computed["bfloat16 weights are TF32"]
 
 
 @pytest.mark.parametrize("layout", ["channels first", "window"])

@@ -40,8 +40,9 @@ def mlp(
     rows of LN(x) are quantised as by `quantize_rows`; the hidden layer is hidden_scale * (q - hidden_offset),
     q in [-127, 127], with the one-element tensor hidden_scale and a whole hidden_offset in [-127, 127];
     weights are fc1_weight * fc1_scale (D,), fc2_weight * fc2_scale (C,), scales floating. float16 weights are
-    multiplied in float32. Sums, layer norm and activation (None, "gelu" (erf) or "gelu_tanh") are float32,
-    float64 for float64 x. Autocast changes nothing.
+    multiplied in float32 (a GPU rounds LN(x) and the hidden layer to float16 where x is float16 too). Sums,
+    layer norm and activation (None, "gelu" (erf) or "gelu_tanh") are float32, float64 for float64 x. Autocast
+    changes nothing.
     Gradients are those of the reference; with int8 weights there are none. Raises ValueError for an argument
     of another shape, dtype or range.
     """

@@ -6,9 +6,9 @@ from torch import Tensor
 from wxkernels import backends
 from wxkernels.ops import _checks
 from wxkernels.ops._registration import register
-from wxkernels.ops.patch_embed import native, reference
+from wxkernels.ops.patch_embed import native, reference, triton
 
-OP = backends.Op("patch_embed", {"native": native, "reference": reference})
+OP = backends.Op("patch_embed", {"native": native, "triton": triton, "reference": reference})
 
 
 def patch_embed(

@@ -8,9 +8,9 @@ from torch import Tensor
 from wxkernels import backends
 from wxkernels.ops import _checks
 from wxkernels.ops._registration import register
-from wxkernels.ops.patch_head import native, reference
+from wxkernels.ops.patch_head import native, reference, triton
 
-OP = backends.Op("patch_head", {"native": native, "reference": reference})
+OP = backends.Op("patch_head", {"native": native, "triton": triton, "reference": reference})
 
 
 def patch_head(

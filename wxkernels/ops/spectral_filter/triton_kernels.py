@@ -48,10 +48,10 @@ def transform(
 
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for k0 in range(0, K, BLOCK_K):
-        a_tile = tl.load(a + m[:, None] * a_stride + (k0 + k)[None, :])
+        a_tile = operand(tl.load(a + m[:, None] * a_stride + (k0 + k)[None, :]), PRECISION)
         inside = ((k0 + k) < K)[:, None] & (n < N)[None, :]
         x_tile = tl.load(x + (k0 + k)[:, None] * x_stride_k + n[None, :], mask=inside, other=0.0)
-        acc = tl.dot(a_tile, x_tile, acc, input_precision=PRECISION)
+        acc = tl.dot(a_tile, operand(x_tile, PRECISION), acc, input_precision=PRECISION)
 
     acc *= scale
     inside = (m < M)[:, None] & (n < N)[None, :]
@@ -191,8 +191,8 @@ def block_linear(
     for k0 in range(0, K, BLOCK_K):
         inside = (m < rows)[:, None] & ((k0 + k) < K)[None, :]
         at = x + m[:, None] * (nb * K) + (k0 + k)[None, :]
-        x_re = tl.load(at, mask=inside, other=0.0)
-        x_im = tl.load(at + rows * nb * K, mask=inside, other=0.0)
+        x_re = operand(tl.load(at, mask=inside, other=0.0), PRECISION)
+        x_im = operand(tl.load(at + rows * nb * K, mask=inside, other=0.0), PRECISION)
         inside = ((k0 + k) < K)[:, None] & (n < N)[None, :]
         w_re_tile = tl.load(w_re + (k0 + k)[:, None] * N + n[None, :], mask=inside, other=0.0)
         w_im_tile = tl.load(w_im + (k0 + k)[:, None] * N + n[None, :], mask=inside, other=0.0)
@@ -211,6 +211,18 @@ def block_linear(
     at = y + m[:, None] * (nb * N) + n[None, :]
     tl.store(at, acc_re.to(dtype), mask=inside)
     tl.store(at + rows * nb * N, acc_im.to(dtype), mask=inside)
+
+
+@triton.jit
+def operand(x, PRECISION: tl.constexpr):
+    """x as it enters a product: rounded to nearest where that is TF32, to which tensor cores cut it.
+
+    What is cut shrinks every mode alike: where modes add up, the error was 20 times that of bfloat16 weights.
+    """
+    if PRECISION == "tf32" and x.dtype == tl.float32:
+        bits = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
+        x = tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
+    return x
 
 
 @triton.jit
