@@ -125,6 +125,8 @@ def compare(
                         raise UserError(f"{name}: {error}") from None
                     done = before + int(work.ensemble.at.sum())
                     twins[name].update(step, work.ensemble.output, reference.output)
+            for work in runs.values():
+                work.finish()
     found = {name: twin.result() for name, twin in twins.items()}
     for name, scorer in scorers.items():
         found[name] = found[name].merge(
