@@ -57,6 +57,8 @@ export WXKERNELS_CUDA=ON
 step build 200 python3 -m pip install -q --no-index --no-deps --no-build-isolation -C build-dir=build/gpu-objects -e .
 part tests.xml 260 python3 -m pytest tests/ops/*/test_triton.py tests/ops/*/test_cuda.py -m gpu "${side[@]}" \
     --junitxml "$out/tests.xml"
+part step.xml 120 python3 -m pytest tests/test_capture.py tests/forecast/test_gpu.py \
+    tests/patching/test_capture.py tests/bench/test_engine.py -m gpu --junitxml "$out/step.xml"
 bench spectral_filter 70 spectral_filter --dtype float32 --dtype bfloat16
 bench layer_norm 60 layer_norm layer_norm_int8
 bench linear_int8 60 linear_int8

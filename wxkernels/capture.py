@@ -34,12 +34,12 @@ class Graph:
         self, function: Callable[..., Any], inputs: Sequence[Tensor], after: Self | None = None
     ) -> None:
         device = inputs[0].device
-        self.inputs = [torch.empty_like(x).copy_(x) for x in inputs]
-        #: Graphs that share memory are captured on one stream; else it only orders their callers.
-        self.stream = torch.cuda.Stream(device) if after is None else after.stream
+        #: What graphs that share memory are captured on; it runs after their callers, whatever theirs are.
+        self.stream: torch.cuda.Stream = torch.cuda.Stream(device) if after is None else after.stream
         self._graph = torch.cuda.CUDAGraph()
         self.stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(self.stream):
+            self.inputs = [torch.empty_like(x).copy_(x) for x in inputs]
             for _ in range(WARM_UPS):
                 function(*self.inputs)
             # Other threads may go on using the device.
@@ -53,7 +53,7 @@ class Graph:
                 raise _cause(error) from None
 
     def fill(self, inputs: Sequence[Tensor]) -> None:
-        """Copy the inputs in, once the latest `release` has passed, whatever stream it was on."""
+        """Copy the inputs in, once those who filled it before have released it."""
         torch.cuda.current_stream(self.inputs[0].device).wait_stream(self.stream)
         for own, x in zip(self.inputs, inputs, strict=True):
             own.copy_(x)
@@ -89,6 +89,7 @@ class Captured:
         self._graphs: OrderedDict[tuple[Any, ...], Graph | None] = OrderedDict()  # None: called as it is
         self._facts: list[Any] = []
         self._held: list[Tensor] = []
+        self._changed = 0  # calls in a row that changed what they read
         self._told: set[str] = set()
         self._lock = threading.RLock()
 
@@ -110,8 +111,7 @@ class Captured:
         ):
             return self.function(x)
         with self._lock:
-            if _facts(*_parts(self.reads())) != self._facts:
-                self._graphs.clear()
+            self._drop_stale()
             key = (x.shape, x.stride(), x.dtype, x.device, *_settings(x.device.type))
             if key not in self._graphs:
                 return self._first(key, x)
@@ -125,9 +125,27 @@ class Captured:
             graph.release()
             return y
 
+    def _drop_stale(self) -> bool:
+        """Forget all graphs if what they read has changed since they were captured; says whether it has."""
+        modules, tensors = _parts(self.reads())
+        facts = _facts(modules, tensors)
+        if facts == self._facts:
+            return False
+        self._graphs.clear()
+        self._facts = facts
+        # Held, so that no other can come to lie at its address.
+        self._held = [t.detach() if _is_plain(t) else t for t in tensors]
+        return True
+
     def _first(self, key: tuple[Any, ...], x: Tensor) -> Tensor:
         """function(x) as it is; from then on there is a graph for such x, or the reason why not was told."""
         y = self.function(x)
+        if self._drop_stale():  # by the call: once that may be what it prepares for others
+            self._changed += 1
+            if self._changed > 1:
+                self._tell("a call changes its parameters or attributes, which a replay would not")
+            return y
+        self._changed = 0
         try:
             self._graphs[key] = self._graph(x, y)
         except torch.OutOfMemoryError:
@@ -135,33 +153,36 @@ class Captured:
             raise
         except Uncapturable as error:
             self._graphs[key] = None
-            if str(error) not in self._told:
-                self._told.add(str(error))
-                log.warning("no CUDA graph of %s: %s", getattr(self.function, "__qualname__", "a call"), error)
-        modules, tensors = _parts(self.reads())
-        self._facts = _facts(modules, tensors)
-        self._held = [t.detach() for t in tensors]  # so that no other can come to lie at its address
+            self._tell(str(error))
         while len(self._graphs) > self.limit:
             self._graphs.popitem(last=False)
         return y
 
     def _graph(self, x: Tensor, y: Tensor) -> Graph:
+        """The graph of function(x) = y."""
         if type(y) is not Tensor:
             raise Uncapturable(f"it returns a {type(y).__name__}, not a tensor")
-        parts = modules, tensors = _parts(self.reads())
+        modules, tensors = _parts(self.reads())
         if any(map(_is_hooked, modules)):
             raise Uncapturable("a module in it has a hook, which a replay would not call")
-        before = _facts(*parts)
-        after = next((graph for graph in self._graphs.values() if graph is not None), None)
+        odd = next((t for t in tensors if not _is_plain(t)), None)
+        if odd is not None:
+            raise Uncapturable(f"it holds a {type(odd).__name__}, whose storage is not known")
+        there = (graph for graph in self._graphs.values() if graph is not None)
+        after = next((graph for graph in there if graph.inputs[0].device == x.device), None)
         graph = Graph(self._uncached, [x], after)
-        if _facts(*_parts(self.reads())) != before:
-            raise Uncapturable("a call changes its parameters or attributes, which a replay would not")
         graph.fill([x])
         graph.replay()
         if not _same_bits(graph.output, y):
             raise Uncapturable("its replay gave other numbers than the call")
         graph.release()
         return graph
+
+    def _tell(self, reason: str) -> None:
+        if reason not in self._told:
+            self._told.add(reason)
+            name = getattr(self.function, "__qualname__", type(self.function).__name__)
+            log.warning("no CUDA graph of %s, which is called as it is: %s", name, reason)
 
     def _uncached(self, x: Tensor) -> Tensor:
         """The call without the cache of autocast, whose copies of weights a graph would outlive."""
@@ -195,9 +216,17 @@ def _facts(modules: Iterable[nn.Module], tensors: Iterable[Tensor]) -> list[Any]
             if name == "forward" or isinstance(value, bool | int | float | str):
                 facts.append(value)
     for t in tensors:
+        if not _is_plain(t):
+            facts.append(id(t))
+            continue
         version = 0 if t.is_inference() else t._version  # of changes in place
         facts += (t.data_ptr(), version, t.dtype, t.device, t.shape, t.stride())
     return facts
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is sure to have an address and a version."""
+    return type(tensor) in (Tensor, nn.Parameter)
 
 
 def _is_hooked(module: nn.Module) -> bool:

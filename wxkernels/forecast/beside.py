@@ -1,4 +1,4 @@
-"""What goes on beside a step: results on their way to the host, scores, the clock. On a CPU it is done at once."""
+"""What goes on beside a step: results on their way to the host, scores, the clock. A CPU does it at once."""
 
 from __future__ import annotations
 

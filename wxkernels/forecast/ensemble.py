@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ class Ensemble:
     float32, stay where they are made.
     at (M,) int64: the step of each member. alive (M,) bool, on the device: false from the step on where the
     state was not finite, and with it the output NaN; live (M,) bool is what the host knows of it, by `look`.
-    capture: on a GPU the model is replayed from CUDA graphs. UserError: the two buffers do not fit into memory.
+    capture: on a GPU the model is replayed from CUDA graphs. UserError: the buffers do not fit into memory.
     """
 
     def __init__(self, model: WeatherModel, numbers: Sequence[int], capture: bool = True) -> None:
@@ -67,10 +67,10 @@ class Ensemble:
         self.stopped: list[Stopped] = []
         self._news: deque[tuple[int, slice, Tensor]] = deque()  # step, part, (m, C): what is not finite
         self._mean, self._std = (s.float().view(-1, 1, 1) for s in (model.mean, model.std))
-        self._step, self._diagnose = model.step, partial(_diagnosed, model)
+        calls: tuple[Callable[[Tensor], Tensor], ...] = model.step, partial(_diagnosed, model)
         if capture:
-            self._step = Captured(model.step, model.parts).lend
-            self._diagnose = Captured(self._diagnose, model.parts).lend
+            calls = tuple(Captured(call, model.parts).lend for call in calls)
+        self._step, self._diagnose = calls
 
     def begin(self, state: xr.DataArray, perturbation: Perturbation | None, control: bool, seed: int) -> None:
         """Set all members to `state` (variable, lat, lon), normalised, plus noise; `control`: but for 0."""

@@ -106,8 +106,8 @@ def run(
     writer: takes every step, and is closed here. restart: the restart file, by default beside the writer's
     store; it takes up to 5 % of the time and is removed at the end. resume: go on from it, or begin where
     there is none. Where the store that the writer resumes is complete, nothing is run: the scorer gets it.
-    capture: on a GPU the model's step is replayed from CUDA graphs (`wxkernels.capture`). There the writer and
-    the scorer get a batch while the next one runs, and a stop is told then.
+    capture: on a GPU the model's step is replayed from CUDA graphs (`wxkernels.capture`). There writer and
+    scorer get a batch while the next one runs, and a stop is told then.
     UserError: bad arguments or initial state, no memory, restart file or complete store of another run, all
     members stopped.
     Interrupted: on a signal, once the batch, the store and the restart file are written.
