@@ -12,7 +12,7 @@ from wxkernels.capture import Captured
 
 
 class Network(nn.Module):
-    """A convolution, a normalisation and a plain number: y = scale * relu(norm(conv(x)))."""
+    """A convolution, a normalisation and plain attributes: y = scale * relu(norm(conv(x))) + shift."""
 
     def __init__(self, seed=0):
         super().__init__()
@@ -20,10 +20,11 @@ class Network(nn.Module):
         self.conv = nn.Conv2d(3, 3, 3, padding=1)
         self.norm = nn.BatchNorm2d(3)
         self.scale = 2.0
+        self.shift = torch.tensor(0.5)
         self.eval()
 
     def forward(self, x):
-        return self.scale * self.norm(self.conv(x)).relu()
+        return self.scale * self.norm(self.conv(x)).relu() + self.shift
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +106,8 @@ CHANGES = {
     "a buffer in place": lambda net: net.norm.running_mean.add_(1),
     "a state dict": stored,
     "a number": lambda net: setattr(net, "scale", 3.0),
+    "a tensor that is no buffer": lambda net: setattr(net, "shift", torch.tensor(1.5)),
+    "its value": lambda net: net.shift.add_(1),
     "a module": lambda net: setattr(net, "norm", nn.Identity()),
     "a forward": another_forward,
 }
