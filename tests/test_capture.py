@@ -1,6 +1,7 @@
 """When a call is replayed, when it is captured anew, and when it is just called; on the CPU by a stand-in."""
 
 import logging
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -360,3 +361,102 @@ def test_on_a_gpu_streams_take_turns(network):
             found.append(captured(x))
     torch.cuda.synchronize()
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+class Cuda:
+    """As much of torch.cuda as a capture calls; `log` has it in order. `broken`: what a capture ends with."""
+
+    def __init__(self):
+        self.log, self.broken, self.streams = [], None, [self.Stream(self, "caller's")]
+
+    class Stream:
+        def __init__(self, cuda, name):
+            self.cuda, self.name = cuda, name
+
+        def wait_stream(self, other):
+            self.cuda.log.append(f"{self.name} waits for {other.name}")
+
+    class CUDAGraph:
+        def __init__(self, cuda):
+            self.cuda = cuda
+
+        def pool(self):
+            return "its pool"
+
+        def replay(self):
+            self.cuda.log.append("replay")
+
+    @contextmanager
+    def stream(self, stream):
+        self.streams.append(stream)
+        try:
+            yield
+        finally:
+            self.streams.pop()
+
+    @contextmanager
+    def graph(self, graph, stream, capture_error_mode, pool=None):
+        assert stream is self.streams[-1]
+        self.log.append(f"captures in {pool}")
+        try:
+            yield
+        finally:
+            if self.broken is not None:
+                raise self.broken
+
+    def put_in(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device: self.Stream(self, "its own"))
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: self.CUDAGraph(self))
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self.streams[-1])
+        for name in ("stream", "graph"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    made = Cuda()
+    with monkeypatch.context() as patch:
+        made.put_in(patch)
+        yield made
+
+
+def test_a_graph_is_warmed_up_captured_and_replayed_on_the_right_streams(cuda):
+    def call(x):
+        cuda.log.append(f"call on {cuda.streams[-1].name}")
+        return x + 1
+
+    x = torch.ones(2)
+    graph = capture.Graph(call, [x])
+    calls = ["call on its own"] * capture.WARM_UPS
+    whole = ["its own waits for caller's", *calls, "captures in None", "call on its own"]
+    assert cuda.log == whole
+    cuda.log.clear()
+    graph.fill([3 * x])
+    graph.replay()
+    graph.release()
+    assert cuda.log == ["caller's waits for its own", "replay", "its own waits for caller's"]
+    assert torch.equal(graph.inputs[0], 3 * x)
+    assert torch.equal(x, torch.ones(2))
+    cuda.log.clear()
+    other = capture.Graph(call, [x], graph)
+    assert other.stream is graph.stream
+    assert cuda.log == [line.replace("in None", "in its pool") for line in whole]
+
+
+def test_a_broken_capture_says_what_broke_it(cuda):
+    def call(x):
+        if cuda.log[-1].startswith("captures"):
+            raise RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors ...")
+        return x
+
+    cuda.broken = RuntimeError("CUDA error: operation failed due to a previous error during capture")
+    with pytest.raises(capture.Uncapturable, match=r"^operation not permitted when stream is capturing$"):
+        capture.Graph(call, [torch.ones(2)])
+
+
+def test_an_error_of_the_function_is_its_own(cuda):
+    def call(x):
+        raise ValueError("x: expected something else")
+
+    with pytest.raises(ValueError, match="x: expected"):
+        capture.Graph(call, [torch.ones(2)])
