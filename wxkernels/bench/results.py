@@ -1,6 +1,7 @@
 """What a run found, and the file that keeps it."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -121,7 +122,7 @@ class Results:
 
 
 def read(path: str | Path) -> Results:
-    """UserError: not there, not results, of another schema, or without what the schema has."""
+    """UserError: not there, not results, of another schema, without what it has, or not finite."""
     try:
         content = json.loads(Path(path).read_text())
     except OSError as error:
@@ -162,8 +163,14 @@ def _checked(kind: type, item: Any, where: str) -> Any:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    kinds = {get_origin(option) or option for option in options}
-    if isinstance(value, bool):
-        return bool in kinds
-    return isinstance(value, tuple(kinds)) or (isinstance(value, int) and float in kinds)
+    """Whether a value of JSON is of a type; numbers are finite."""
+    if isinstance(hint, UnionType):
+        return any(_fits(value, option) for option in get_args(hint))
+    kind, inside = get_origin(hint) or hint, get_args(hint)
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    if kind is list:
+        return isinstance(value, list) and all(_fits(item, inside[0]) for item in value)
+    if kind in (dict, Mapping) and inside[1] is not Any:
+        return isinstance(value, dict) and all(_fits(item, inside[1]) for item in value.values())
+    return type(value) is kind
