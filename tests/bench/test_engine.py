@@ -5,6 +5,7 @@ import time
 import pytest
 import torch
 
+from tests.gpu import needs_gpu
 from wxkernels.bench import engine
 from wxkernels.bench.ceilings import Ceilings
 from wxkernels.bench.engine import Problem, Size, Variant, Work, measure
@@ -201,3 +202,55 @@ def test_work_adds_up_by_precision_and_the_floor_is_the_larger_bound():
     assert work.seconds(ceilings) == pytest.approx(2.5)
     assert Work({}, 3e9).seconds(ceilings) == pytest.approx(3)
     assert Work({torch.bfloat16: 1}, 1).seconds(ceilings) is None
+
+
+def test_calls_are_captured_where_there_are_graphs(tapes, caplog, monkeypatch):
+    """Once a variant, whatever its inputs; what cannot be is timed as it is, which is told."""
+    monkeypatch.setattr(engine, "_SETTLING_SECONDS", 0)
+    taken = []
+
+    def odd(tensors):
+        taken.append(tensors[0].sum().item())
+        return tensors[0] * 2
+
+    both = problem(
+        sleeper("plain", 0, kind="pytorch"),
+        Variant("odd", lambda: odd, WORK),
+        sample=lambda: [torch.randn(4)],
+        exact=lambda tensors: tensors[0].double() * 2,
+    )
+    rows, failed = measure(both, UNKNOWN, rounds=4)
+    assert [row.error for row in rows] == [0, 0]
+    assert not failed
+    assert len(tapes) == 1
+    assert tapes[0].replays == 1 + 1 + 4
+    assert len(set(taken)) == 1 + 1 + 4  # inputs of its turns, all others
+    assert [record.message for record in caplog.records] == [
+        "odd: timed with its launches, it is no CUDA graph: operation not permitted when stream is capturing"
+    ]
+
+
+def test_a_replay_computes_from_the_inputs_of_its_turn(tapes):
+    replayed = engine.Replayed(lambda tensors: tensors[0] @ tensors[1], [torch.eye(3), torch.ones(3)])
+    for value in (2.0, 3.0):
+        assert torch.equal(replayed([value * torch.eye(3), torch.ones(3)]), torch.full((3,), value))
+    assert len(tapes) == 1
+
+
+@needs_gpu
+def test_on_a_gpu_a_replay_is_timed_without_its_launches():
+    """Two hundred launches of almost nothing take the host longer than the device."""
+
+    def call(tensors):
+        y = tensors[0]
+        for _ in range(200):
+            y = y + 1
+        return y
+
+    device = torch.device("cuda")
+    x = [torch.zeros(4, device=device)]
+    with torch.inference_mode():
+        replayed = engine.Replayed(call, x)
+        assert (replayed(x) == 200).all()
+        launched = min(engine.seconds(call, x, device) for _ in range(10))
+        assert 0 < min(engine.seconds(replayed, x, device) for _ in range(10)) < launched

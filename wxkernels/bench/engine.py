@@ -1,6 +1,7 @@
 """Measure the variants of a problem side by side: interleaved rounds, medians, error beside speed."""
 
 import functools
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,10 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wxkernels import capture
 from wxkernels.bench.ceilings import Ceilings
 from wxkernels.bench.machine import cache_bytes
 from wxkernels.bench.results import Failure, Row
 from wxkernels.bench.statistics import noisy, ratio
+
+log = logging.getLogger("wxkernels")
 
 #: A call on one of several input sets; rotating them keeps a variant from finding its input in the cache.
 Call = Callable[[Sequence[Tensor]], Any]
@@ -149,6 +153,19 @@ def measure(
     return [_row(problem, v, variants, times, errors[v.name], cold, ceilings) for v in variants], failed
 
 
+class Replayed:
+    """A call as a CUDA graph: what it launches, without the time that the launches take."""
+
+    def __init__(self, call: Call, inputs: Sequence[Tensor]):
+        self.graph = capture.Graph(lambda *tensors: call(tensors), inputs)
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Any:
+        """Its result is overwritten by the next."""
+        self.graph.fill(inputs)
+        self.graph.replay()
+        return self.graph.output
+
+
 class Turns:
     """Calls of variants in turn, each on the next inputs.
 
@@ -178,10 +195,14 @@ class Turns:
 def seconds(call: Call, inputs: Sequence[Tensor], device: torch.device) -> float:
     """The time of one call: the clock; on a GPU events, after its cache was overwritten."""
     if device.type == "cuda":
+        launch: Callable[[], Any] = functools.partial(call, inputs)
+        if isinstance(call, Replayed):
+            call.graph.fill(inputs)
+            launch = call.graph.replay
         _flushed(device).zero_()
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        call(inputs)
+        launch()
         stop.record()
         stop.synchronize()
         return start.elapsed_time(stop) / 1e3
@@ -214,11 +235,19 @@ def _rotating_bytes(inputs: Sequence[Sequence[Tensor]]) -> int:
 def prepare(
     variant: Variant, inputs: Sequence[Sequence[Tensor]]
 ) -> tuple[tuple[Call, list[Sequence[Tensor]]], Tensor]:
-    """The call, what it takes for each input set, and the value that it computes for the first."""
+    """The call, what it takes for each input set, and the value that it computes for the first.
+
+    On a GPU the call is captured in a CUDA graph; where it cannot be, that is told, and it stays as it is.
+    """
     with torch.inference_mode():
         own = [variant.adapt(tensors) for tensors in inputs]
     call = variant.build()
     with torch.inference_mode():
+        if own[0][0].device.type in capture.DEVICES:
+            try:
+                call = Replayed(call, own[0])
+            except capture.Uncapturable as error:
+                log.warning("%s: timed with its launches, it is no CUDA graph: %s", variant.name, error)
         return (call, own), variant.finish(call(own[0]), inputs[0])
 
 
