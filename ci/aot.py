@@ -3,7 +3,7 @@
     python ci/aot.py [--only sm_90]
 
 Compiles the launches that the ops make for the cases below, argument specialisation and schedule included,
-and exits 1 unless each of them
+with their own tiles and those stored in wxkernels/ops/tiles.json, and exits 1 unless each of them
   - holds the target's matrix instructions for its operands, counted in the PTX or the AMD assembly, where it
     multiplies (float32 on CUDA is FMA, and nothing else);
   - stays within the target's shared memory and, on sm_100, tensor memory (Triton's metadata);
@@ -29,7 +29,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from wxkernels.ops._triton import Launch, Target, kernel, operands
+from wxkernels.ops._triton import Launch, Target, kernel, operands, tuned
 from wxkernels.ops.layer_norm import triton as layer_norm
 from wxkernels.ops.linear_int8 import triton as linear_int8
 from wxkernels.ops.mlp import triton as mlp
@@ -202,8 +202,9 @@ def jobs(machine: str) -> list[Job]:
     """One job for each different kernel of the cases."""
     found: dict[Any, Job] = {}
     for case, dtype, launch in launches(MACHINES[machine].target):
-        job = specialised(launch, machine, case, dtype)
-        found.setdefault(replace(job, case="", dtype=""), job)
+        for tiles in filter(None, (launch.tiles, tuned(machine).get(launch.key))):
+            job = specialised(replace(launch, tiles=tiles), machine, case, dtype)
+            found.setdefault(replace(job, case="", dtype=""), job)
     return list(found.values())
 
 

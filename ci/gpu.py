@@ -9,15 +9,19 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import invalidate_caches, metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
+
+if TYPE_CHECKING:
+    from wxkernels.bench.results import Row
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "wxkernels/verified.json"
+TILES = "tiles.json"  # of ci/tune.py
 WHEELS = ROOT / ".whl"
 #: Packages by their modules.
 NEEDS = {
@@ -74,16 +78,22 @@ def outcomes(report: Path) -> dict[Key, Counter[str]]:
 
 def errors(out: Path) -> dict[Key, dict[str, float]]:
     """By op and backend, then by case and dtype: the largest error measured, over the largest exact value."""
+    found: dict[Key, dict[str, float]] = {}
+    for row in times(out):
+        if row.kind == "ours":
+            mine = found.setdefault((row.op, row.backend.partition("-")[0]), {})
+            size = f"{row.case} {row.dtype}"
+            mine[size] = max(row.error, mine.get(size, 0.0))
+    return found
+
+
+def times(out: Path) -> Iterator["Row"]:
+    """What wxkernels-bench wrote."""
     from wxkernels.bench.results import read
 
-    found: dict[Key, dict[str, float]] = {}
     for path in sorted(out.glob("*.json")):
-        for row in read(path).times if path.name != RECORD.name else ():
-            if row.kind == "ours":
-                mine = found.setdefault((row.op, row.backend.partition("-")[0]), {})
-                size = f"{row.case} {row.dtype}"
-                mine[size] = max(row.error, mine.get(size, 0.0))
-    return found
+        if path.name not in (RECORD.name, TILES):
+            yield from read(path).times
 
 
 def records(
@@ -140,20 +150,17 @@ def table(out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from wxkernels.bench.results import read
-
     console = Console(width=110)
     if (out / "tests.xml").is_file():
         tests = Table("op", "backend", "passed", "failed", "skipped", title="tests on the GPU")
         for (op, backend), counts in outcomes(out / "tests.xml").items():
             tests.add_row(op, backend, *(str(counts[name]) for name in ("passed", "failed", "skipped")))
         console.print(tests)
-    times = Table("op", "shape", "dtype", "backend", "ms", "x PyTorch", "error", title="times on the GPU")
-    for path in sorted(out.glob("*.json")):
-        for row in read(path).times if path.name != RECORD.name else ():
-            numbers = f"{row.median_ms:.3g}", f"{row.speedup:.2f}", f"{row.error:.0e}"
-            times.add_row(row.op, row.shape, row.dtype, row.backend, *numbers)
-    console.print(times)
+    speeds = Table("op", "shape", "dtype", "backend", "ms", "x PyTorch", "error", title="times on the GPU")
+    for row in times(out):
+        numbers = f"{row.median_ms:.3g}", f"{row.speedup:.2f}", f"{row.error:.0e}"
+        speeds.add_row(row.op, row.shape, row.dtype, row.backend, *numbers)
+    console.print(speeds)
 
 
 if __name__ == "__main__":

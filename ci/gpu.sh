@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # All that needs a GPU, in one go of at most ten minutes and without a network: builds the package with its CUDA
-# kernels into the Python that is active, runs the tests marked gpu, measures, and writes OUT/*.json and the record
-# wxkernels/verified.json (OUT has a copy): from there on the backends that passed are chosen by themselves.
+# kernels into the Python that is active, runs the tests marked gpu, tunes the Triton kernels' tiles, measures, and
+# writes OUT/*.json, wxkernels/ops/tiles.json and the record wxkernels/verified.json (OUT has copies): from there on
+# the backends that passed are chosen by themselves.
 # Usage: ci/gpu.sh [OUT]. A part whose file is in OUT is kept: a run that was stopped goes on. Packages that are
 # missing are installed from wheels in .whl/. Without a GPU it prints what it would do.
 set -euo pipefail
@@ -57,6 +58,7 @@ export WXKERNELS_CUDA=ON
 step build 200 python3 -m pip install -q --no-index --no-deps --no-build-isolation -C build-dir=build/gpu-objects -e .
 part tests.xml 260 python3 -m pytest tests/ops/*/test_triton.py tests/ops/*/test_cuda.py -m gpu "${side[@]}" \
     --junitxml "$out/tests.xml"
+part tiles.json 100 python3 ci/tune.py --seconds 60 --copy "$out/tiles.json"
 bench spectral_filter 70 spectral_filter --dtype float32 --dtype bfloat16
 bench layer_norm 60 layer_norm layer_norm_int8
 bench linear_int8 60 linear_int8

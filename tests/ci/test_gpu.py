@@ -74,7 +74,8 @@ def test_the_record_is_what_the_choice_reads(gpu, out, monkeypatch):
 
 
 def test_the_table_shows_tests_and_times(gpu, out, capsys):
-    (out / "verified.json").write_text(json.dumps({"records": []}))
+    for name in ("verified.json", "tiles.json"):
+        (out / name).write_text(json.dumps({"records": []}))
     gpu.table(out)
     text = capsys.readouterr().out
     assert "linear_int8" in text
@@ -103,7 +104,8 @@ def test_without_a_gpu_it_prints_the_plan(tmp_path):
     script(tmp_path / "nvidia-smi", "exit 9")
     done = run(tmp_path, tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    for word in ("shows no GPU", "build, 200 s", "tests.xml, ", "spectral_filter.json, ", "record, "):
+    parts = ("build, 200 s", "tests.xml, ", "tiles.json, ", "spectral_filter.json, ", "record, ")
+    for word in ("shows no GPU", *parts):
         assert word in done.stdout
     assert not (tmp_path / "out").exists()
 

@@ -159,6 +159,10 @@ def test_on_other_devices_it_stands_in_where_kernels_run_in_half_precision(
     assert [stands_in(level, module, x) for level, module in levels] == [stands, stands]
     monkeypatch.setattr(backends, "has_gpu_kernel", lambda op, device: op != "patch_head")
     assert [stands_in(level, module, x) for level, module in levels] == [False, stands]
+    compiled = torch.compile(
+        lambda x: 2 * x if stands_in(*levels[1], x) else x, fullgraph=True, backend="eager"
+    )
+    assert compiled(torch.ones(2, dtype=dtype, device="meta")).shape == (2,)
 
 
 @torch.no_grad()

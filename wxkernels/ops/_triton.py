@@ -5,17 +5,20 @@ Does not import triton, so that it and the backends can be imported without.
 
 import importlib
 import importlib.util
+import json
 import math
 import os
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from wxkernels import _native
+from wxkernels import _native, backends
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -65,14 +68,40 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel launch: `run` makes it, ci/aot.py compiles the same for GPUs that are not here."""
+    """A kernel launch: `run` makes it, ci/aot.py compiles the same for GPUs that are not here.
+
+    extents: what the tiles cover, by the constants that cut it, in each of `samples`. shape: names of the
+    arguments that are sizes of a layer or a sample. How many rows or samples come together is none of them:
+    tiles that are stored by `key` cannot make a row's bits depend on it.
+    """
 
     op: str
     kernel: str
-    programs: int
+    extents: dict[str, int]
+    shape: tuple[str, ...]
     arguments: dict[str, Any]
     constants: dict[str, Any]
     tiles: Tiles
+    samples: int = 1
+
+    @property
+    def programs(self) -> int:
+        return self.samples * self.tiles.count(**self.extents)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Constants, tiles and schedule."""
+        schedule = {"num_warps": self.tiles.num_warps, "num_stages": self.tiles.num_stages}
+        return self.constants | self.tiles.sizes | schedule
+
+    @property
+    def key(self) -> str:
+        """What its tiles are stored by: kernel, sizes, dtypes and constants."""
+        parts = {name: self.arguments[name] for name in self.shape}
+        for name, value in self.arguments.items():
+            if isinstance(value, Tensor):
+                parts[name] = str(value.dtype).removeprefix("torch.")
+        return " ".join([self.kernel, *(f"{name}={part}" for name, part in (parts | self.constants).items())])
 
 
 def kernel(op: str, name: str) -> Any:
@@ -81,13 +110,35 @@ def kernel(op: str, name: str) -> Any:
 
 
 def run(launches: Iterable[Launch], device: torch.device) -> None:
+    """Make them, each with the tiles stored for it on this device, or else its own."""
+    stored = tuned(backends.device_architecture(device))
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         for launch in launches:
-            if launch.programs:
-                tiles = launch.tiles
-                schedule = {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages}
-                constants = launch.constants | tiles.sizes | schedule
-                kernel(launch.op, launch.kernel)[(launch.programs,)](**launch.arguments, **constants)
+            start(replace(launch, tiles=stored.get(launch.key, launch.tiles)) if stored else launch)
+
+
+def start(launch: Launch) -> Any:
+    """Make a launch, if it has programs; the compiled kernel, None from the interpreter."""
+    if not launch.programs:
+        return None
+    return kernel(launch.op, launch.kernel)[(launch.programs,)](**launch.arguments, **launch.options)
+
+
+@cache
+def tuned(architecture: str) -> dict[str, Tiles]:
+    """Tiles by the keys of launches, from tiles.json if there is one: what ci/tune.py found faster on a GPU.
+
+    Only those found with the Triton that is installed: another may need more shared memory for them.
+    """
+    path = files("wxkernels.ops") / "tiles.json"
+    if not path.is_file():
+        return {}
+    version = importlib.import_module("triton").__version__
+    return {
+        record["launch"]: Tiles(record["sizes"], record["num_warps"], record["num_stages"])
+        for record in json.loads(path.read_text())["records"]
+        if (record["architecture"], record["triton"]) == (architecture, version)
+    }
 
 
 def unavailable() -> str | None:

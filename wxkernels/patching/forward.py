@@ -100,8 +100,8 @@ def stands_in(level: Any, module: nn.Module, x: Tensor, *, rounded: bool = False
 
 def _multiplies_in_half(level: Any, module: nn.Module, x: Tensor) -> bool:
     """Whether the products of a call are in half precision, and on GPU kernels of ours."""
-    half = {torch.float16, torch.bfloat16}
-    if not (blocks.autocasts(x) or {parameter.dtype for parameter in level.parameters(module)} <= half):
+    half = (torch.float16, torch.bfloat16)
+    if not (blocks.autocasts(x) or all(weight.dtype in half for weight in level.parameters(module))):
         return False
     return all(backends.has_gpu_kernel(op, x.device) for op in level.OPS.split(", "))
 

@@ -1,6 +1,7 @@
 """The Triton backend, interpreted and on a GPU: as a script this file computes what the tests see."""
 
 import json
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 
 from tests.ops.devices import DTYPES, on_device
 from wxkernels import backends
-from wxkernels.ops import mlp
+from wxkernels.ops import _triton, mlp
 from wxkernels.ops._reference import ACTIVATIONS
 from wxkernels.ops.mlp import reference
 from wxkernels.ops.mlp import triton as backend
@@ -129,7 +130,15 @@ def compute() -> dict:
     results["floating without biases"] = torch.allclose(found, plain, rtol=0, atol=1e-5)
     results |= {"int8": promises(*arguments(9, 20, 33)), "floating": promises(*floating(9, 20, 33))}
     x, *tensors = floating(300, 17, 40)
-    results["a part of the rows"] = torch.equal(triton(x[200:203], *tensors), triton(x, *tensors)[200:203])
+    y = triton(x, *tensors)
+    results["a part of the rows"] = torch.equal(triton(x[200:203], *tensors), y[200:203])
+    made = backend.launches(x, *tensors[:6], y, 1e-6, "gelu", _triton.Target.of(x.device))
+    tiles = _triton.Tiles({"BLOCK_M": 16, "BLOCK_N": 32, "BLOCK_K": 32}, 4, 2)
+    stored = {launch.key: tiles for launch in made if launch.kernel == "linear"}
+    with patch.object(_triton, "tuned", return_value=stored):
+        other = triton(x, *tensors)
+        part = triton(x[200:203], *tensors)
+    results["stored tiles"] = [torch.allclose(other, y, rtol=0, atol=1e-4), torch.equal(part, other[200:203])]
     return results
 
 
@@ -167,6 +176,10 @@ def test_a_row_does_not_depend_on_the_others(computed, weights):
 
 def test_a_row_does_not_depend_on_how_many_tiles_come(computed):
     assert computed["a part of the rows"]
+
+
+def test_stored_tiles_change_neither_the_result_nor_that(computed):
+    assert computed["stored tiles"] == [True, True]
 
 
 @pytest.mark.parametrize("weights", ["int8", "floating"])

@@ -56,5 +56,4 @@ def launch(
         "C": C,
         "x_stride": x.stride(0),
     }
-    programs = tiles.count(BLOCK_M=M)
-    return _triton.Launch("layer_norm", "layer_norm", programs, arguments, {}, tiles)
+    return _triton.Launch("layer_norm", "layer_norm", {"BLOCK_M": M}, ("C",), arguments, {}, tiles)

@@ -114,9 +114,8 @@ def launch(
         "x_scale_stride": 0 if x_scale.dim() == 0 else 1,
         "r_stride": 0 if residual is None else residual.stride(0),
     }
-    programs = tiles.count(BLOCK_M=M, BLOCK_N=N)
-    constants = {"ACTIVATION": activation}
-    return _triton.Launch("linear_int8", "linear_int8", programs, arguments, constants, tiles)
+    extents, constants = {"BLOCK_M": M, "BLOCK_N": N}, {"ACTIVATION": activation}
+    return _triton.Launch("linear_int8", "linear_int8", extents, ("N", "K"), arguments, constants, tiles)
 
 
 def _pieces(x: Tensor) -> Tensor:

@@ -164,5 +164,6 @@ def _linear(
         "x_stride": x.stride(0),
         "r_stride": 0 if residual is None else residual.stride(0),
     }
+    extents = {"BLOCK_M": M, "BLOCK_N": N}
     constants = {"ACTIVATION": activation, "PRECISION": target.float32}
-    return Launch("mlp", "linear", tiles.count(BLOCK_M=M, BLOCK_N=N), arguments, constants, tiles)
+    return Launch("mlp", "linear", extents, ("N", "K"), arguments, constants, tiles)

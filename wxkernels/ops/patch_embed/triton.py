@@ -70,6 +70,6 @@ def launch(
         "x_stride_c": x.stride(1),
         "x_stride_h": x.stride(2),
     }
+    extents, shape = {"BLOCK_M": h * w, "BLOCK_N": D}, ("h", "w", "N", "K")
     constants = {"P": p, "Q": q, "PRECISION": target.float32}
-    programs = B * tiles.count(BLOCK_M=h * w, BLOCK_N=D)
-    return _triton.Launch("patch_embed", "patch_embed", programs, arguments, constants, tiles)
+    return _triton.Launch("patch_embed", "patch_embed", extents, shape, arguments, constants, tiles, B)

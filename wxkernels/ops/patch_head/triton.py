@@ -59,6 +59,6 @@ def launch(
         "K": K,
         "x_stride": x.stride(0),
     }
+    extents, shape = {"BLOCK_M": h * w, "BLOCK_N": N}, ("h", "w", "N", "K")
     constants = {"P": p, "Q": q, "PRECISION": target.float32}
-    programs = B * tiles.count(BLOCK_M=h * w, BLOCK_N=N)
-    return _triton.Launch("patch_head", "patch_head", programs, arguments, constants, tiles)
+    return _triton.Launch("patch_head", "patch_head", extents, shape, arguments, constants, tiles, B)

@@ -48,5 +48,4 @@ def launch(x: Tensor, q: Tensor, scale: Tensor, target: _triton.Target) -> _trit
     M, K = x.shape
     tiles = Tiles.of(target, K, ("BLOCK_M", "BLOCK_K"))
     arguments = {"x": x, "q": q, "scale": scale, "M": M, "K": K, "x_stride": x.stride(0)}
-    programs = tiles.count(BLOCK_M=M)
-    return _triton.Launch("quantize_rows", "quantize_rows", programs, arguments, {}, tiles)
+    return _triton.Launch("quantize_rows", "quantize_rows", {"BLOCK_M": M}, ("K",), arguments, {}, tiles)

@@ -195,8 +195,9 @@ def _transform(
         ("y", y, "ijm"),
     ):
         arguments |= {f"{name}_stride_{axis}": tensor.stride(n) for n, axis in enumerate(axes)}
-    programs = samples * J * tiles.count(BLOCK_M=M, BLOCK_N=N)
-    return Launch("spectral_filter", "transform", programs, arguments, {"PRECISION": target.float32}, tiles)
+    extents, shape = {"BLOCK_M": M, "BLOCK_N": N}, ("J", "M", "K", "N")
+    constants = {"PRECISION": target.float32}
+    return Launch("spectral_filter", "transform", extents, shape, arguments, constants, tiles, samples * J)
 
 
 def _column_mlp(
@@ -219,8 +220,11 @@ def _column_mlp(
     arguments |= {"scale": scale, "threshold": threshold}
     arguments |= {"H": s.shape[3], "rows": rows, "nb": nb, "bs": bs, "hidden": hidden}
     arguments |= {"e_stride": e.stride(1), "e_plane": e.stride(0)}
-    programs = B * columns * nb * tiles.count(BLOCK_F=rows)
-    return Launch("spectral_filter", "column_mlp", programs, arguments, {"PRECISION": target.float32}, tiles)
+    shape, constants = ("H", "rows", "nb", "bs", "hidden"), {"PRECISION": target.float32}
+    samples = B * columns * nb
+    return Launch(
+        "spectral_filter", "column_mlp", {"BLOCK_F": rows}, shape, arguments, constants, tiles, samples
+    )
 
 
 def _block_linear(
@@ -233,8 +237,9 @@ def _block_linear(
     arguments: dict[str, Any] = {"x": x, "w": w, "b": b, "y": y, "threshold": threshold}
     arguments |= {"rows": rows, "nb": nb, "K": K, "N": N}
     constants = {"RELU": relu, "PRECISION": target.float32}
-    programs = B * columns * nb * tiles.count(BLOCK_M=rows, BLOCK_N=N)
-    return Launch("spectral_filter", "block_linear", programs, arguments, constants, tiles)
+    extents, shape = {"BLOCK_M": rows, "BLOCK_N": N}, ("rows", "nb", "K", "N")
+    samples = B * columns * nb
+    return Launch("spectral_filter", "block_linear", extents, shape, arguments, constants, tiles, samples)
 
 
 @functools.lru_cache(maxsize=64)
