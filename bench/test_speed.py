@@ -8,13 +8,12 @@ and neither is noise.
 """
 
 import dataclasses
-from itertools import cycle
 
 import pytest
 import torch
 
 from wxkernels.bench.compare import compare
-from wxkernels.bench.engine import dtype_name, prepare, rotated, seconds
+from wxkernels.bench.engine import Turns, dtype_name, prepare, rotated
 from wxkernels.bench.results import Results
 
 
@@ -24,15 +23,19 @@ def test_speed(benchmark, case, size, backend, stored):
     problem = case.problem(size, [baseline, backend])
     inputs = rotated(problem)
     prepared = {variant.name: prepare(variant, inputs)[0] for variant in problem.variants}
-    turns, times = cycle(range(len(inputs))), {baseline: [], backend: []}
+    turns, times = Turns(prepared, size.device), {baseline: [], backend: []}
 
     def time(name):
-        call, own = prepared[name]
-        times[name].append(1e3 * seconds(call, own[next(turns)], size.device))
+        times[name].append(1e3 * turns.seconds(name))
+
+    def before_it():
+        turns.settle(baseline)
+        time(baseline)
+        turns.settle(backend)
 
     rounds = {"rounds": case.rounds, "warmup_rounds": 1}
     with torch.inference_mode():
-        benchmark.pedantic(time, [backend], setup=lambda: time(baseline), **rounds)
+        benchmark.pedantic(time, [backend], setup=before_it, **rounds)
     if row is None:
         pytest.skip("measured, but nothing is stored to hold it to: ci/bench.sh")
     new = [

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that README.md and docs/ state of this machine's CPU, into bench/results/DEVICE with a report, and the
-# tables made of it. Usage: ci/bench.sh [--again] [DEVICE]. 45 minutes on two cores that have nothing else to do.
+# tables made of it. Usage: ci/bench.sh [--again] [DEVICE]. An hour on two cores that have nothing else to do.
 # What is there already is kept: a run that was stopped goes on; --again measures all anew. Pictures and the trace
 # go to build/bench. Needs: pip install -c constraints.txt '.[bench,plot]', and ai-models-fourcastnet as
 # docs/benchmarks.md has it.
@@ -45,7 +45,7 @@ measure linear_int8 linear_int8 "${shapes[@]}" --batch 1 --batch 4              
 measure layer_norm layer_norm layer_norm_int8 "${shapes[@]}"                                                  # 1 min
 measure spectral_filter spectral_filter "${shapes[@]}" --batch 1 --batch 4 --dtype float32 --dtype bfloat16   # 4 min
 measure fourcastnet-members fourcastnet --rounds 2 --batch 2 --batch 4 --batch 8 \
-    --peer compiled-bf16-freezing --backend patched-int8                                                      # 15 min
+    --peer compiled-bf16-freezing "${ours[@]}"                                                                # 25 min
 
 wxkernels-bench report "$results"/*.json -o "$results/report.html"
 python ci/tables.py "$results"

@@ -58,6 +58,8 @@ export WXKERNELS_CUDA=ON
 step build 200 python3 -m pip install -q --no-index --no-deps --no-build-isolation -C build-dir=build/gpu-objects -e .
 part tests.xml 260 python3 -m pytest tests/ops/*/test_triton.py tests/ops/*/test_cuda.py -m gpu "${side[@]}" \
     --junitxml "$out/tests.xml"
+part step.xml 120 python3 -m pytest tests/test_capture.py tests/forecast/test_gpu.py \
+    tests/patching/test_capture.py tests/bench/test_engine.py -m gpu --junitxml "$out/step.xml"
 part tiles.json 100 python3 ci/tune.py --seconds 60 --copy "$out/tiles.json"
 bench spectral_filter 70 spectral_filter --dtype float32 --dtype bfloat16
 bench layer_norm 60 layer_norm layer_norm_int8

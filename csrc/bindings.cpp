@@ -21,7 +21,7 @@ namespace {
 
 // wxkernels/_native.py takes a module of this number alone: raise both where a call here changes its
 // arguments or their meaning.
-constexpr int kInterface = 1;
+constexpr int kInterface = 2;
 
 template <class T>
 T* pointer(std::uintptr_t address) {
@@ -250,6 +250,12 @@ std::map<std::string, double> peak_flops(int threads) {
   return flops;
 }
 
+double copy_rate(int64_t bytes, int threads) {
+  check_sizes({bytes}, 1);
+  const py::gil_scoped_release release;
+  return wxkernels::copy_rate(static_cast<size_t>(bytes), threads);
+}
+
 py::dict build_info() {
   py::dict info;
   info["version"] = WX_VERSION;
@@ -328,6 +334,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("set_isa", &wxkernels::set_isa, py::arg("name"), "ValueError where it does not run here.");
   m.def("isas", &wxkernels::runnable_isas, "Instruction sets that were built and run here, lowest first.");
   m.def("peak_flops", &peak_flops, py::arg("threads"), "FLOP/s on registers alone, by dtype.");
+  m.def("copy_rate", &copy_rate, py::arg("bytes"), py::arg("threads"),
+        "Bytes/s, read and written, of a copy that passes the caches by.");
   m.def("build_info", &build_info,
         "What was built: version, compiler, isas; cuda (nvcc's version), cuda_architectures, cutlass, or "
         "cuda None and "

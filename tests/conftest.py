@@ -1,6 +1,9 @@
 import pytest
 import torch
 
+from tests.tape import Tape
+from wxkernels import capture
+
 
 def pytest_configure():
     """Networks this small gain nothing from a second thread, and wait for it where the cores are busy."""
@@ -11,3 +14,12 @@ def pytest_configure():
 def one_thread():
     yield
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tapes(monkeypatch):
+    """CUDA graphs are captured on the CPU, by a stand-in; gives those that are made."""
+    monkeypatch.setattr(capture, "DEVICES", ("cpu",))
+    monkeypatch.setattr(capture, "Graph", Tape)
+    monkeypatch.setattr(Tape, "made", [])
+    return Tape.made

@@ -1,6 +1,7 @@
 """Large results use their memory again, and only when no view of it is left."""
 
 import gc
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,3 +56,13 @@ def test_small_tensors_are_left_to_the_c_library():
     del x
     gc.collect()
     assert not _memory._idle
+
+
+def test_memory_is_private_so_that_it_may_have_huge_pages():
+    address = _memory.empty(VALUES, dtype=torch.float32).data_ptr()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        start, stop = (int(part, 16) for part in line.split()[0].split("-"))
+        if start <= address < stop:
+            assert line.split()[1] == "rw-p"
+            return
+    pytest.fail("the address is in no mapping")

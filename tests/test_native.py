@@ -98,3 +98,10 @@ def test_weights_keep_the_dtype_of_their_products():
     for dtype in (torch.float16, torch.float64):
         found, named = _native.weight(weight.to(dtype))
         assert (found.dtype, named) == (torch.float32, "float32")
+
+
+@needs_core
+def test_the_rate_of_a_copy():
+    assert _native.core.copy_rate(bytes=1, threads=2) > 0
+    with pytest.raises(ValueError, match="sizes: expected 1 or more, got 0"):
+        _native.core.copy_rate(bytes=0, threads=1)

@@ -13,8 +13,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from wxkernels.cli.quantize import convert
 from wxkernels.forecast import Gaussian
+from wxkernels.forecast.calibrate import calibrate
 from wxkernels.forecast.compare import compare
 from wxkernels.io import open_fields
 from wxkernels.io.grid import Grid
@@ -68,7 +68,7 @@ def skill(
     calibration = states[np.linspace(0, TRAINING - 1, 4).round().astype(int)]
     for name, converted in models.items():
         if name != "fp32":
-            convert(converted, calibration, name, name="days 1 to 24")
+            calibrate(converted, calibration, name, name="days 1 to 24")
     t2m = states.sel(variable=["t2m"])
     return compare(
         models,

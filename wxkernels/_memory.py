@@ -39,7 +39,8 @@ def _take(nbytes: int) -> mmap.mmap:
             except ValueError:  # another thread was quicker
                 continue
             return buffer
-    buffer = mmap.mmap(-1, nbytes)
+    # Private: shared memory, the default, gets no huge pages and is the child's too after a fork.
+    buffer = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         buffer.madvise(mmap.MADV_HUGEPAGE)
     return buffer

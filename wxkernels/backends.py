@@ -43,15 +43,15 @@ class Op:
 
         An op that has no backend of that name runs on the best of its own.
         """
-        forced = _forced.get() or os.environ.get("WXKERNELS_BACKEND")
-        if forced and not _having(forced):
-            raise RuntimeError(f"{self.name}: {_unknown(forced)}")
-        if forced in self.implementations:
-            implementation = self.implementations[forced]
+        name = forced()
+        if name and not _having(name):
+            raise RuntimeError(f"{self.name}: {_unknown(name)}")
+        if name in self.implementations:
+            implementation = self.implementations[name]
             reason = implementation.unavailable() or implementation.unsupported(*tensors)
             if reason:
                 raise RuntimeError(
-                    f"{self.name}: backend {forced!r} was asked for, but {reason}; name another, or none"
+                    f"{self.name}: backend {name!r} was asked for, but {reason}; name another, or none"
                 )
             return implementation
         for name, implementation in self.implementations.items():
@@ -74,6 +74,11 @@ class Op:
         if key not in self._told:
             self._told.add(key)
             log.info("%s: %s is passed over (%s)", self.name, key, reason)
+
+
+def forced() -> str | None:
+    """The backend that `use` or the environment names for all ops; None where each call chooses."""
+    return _forced.get() or os.environ.get("WXKERNELS_BACKEND") or None
 
 
 @contextmanager

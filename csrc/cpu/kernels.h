@@ -84,8 +84,8 @@ struct LinearKernels {
   size_t (*linear_int8_work)(const LinearInt8&, int64_t rows);
   void (*linear_int8)(const LinearInt8&, const float* packed, int64_t first, int64_t rows, float* work);
   size_t (*mlp_work)(const Mlp&, int64_t rows);
-  void (*mlp)(const Mlp&, const float* packed1, const float* packed2, int64_t first, int64_t rows,
-              float* work);
+  void (*mlp)(const Mlp&, bool streams, const float* packed1, const float* packed2, int64_t first,
+              int64_t rows, float* work);
   size_t (*patch_embed_work)(const PatchEmbed&, int64_t rows);
   void (*patch_embed)(const PatchEmbed&, const float* packed, int64_t first, int64_t rows, float* work);
   size_t (*patch_head_work)(const PatchHead&, int64_t rows);

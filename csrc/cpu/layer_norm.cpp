@@ -9,10 +9,6 @@
 namespace wxkernels {
 namespace {
 
-constexpr size_t kLineBytes = 64;
-constexpr int64_t kLineFloats = kLineBytes / sizeof(float);
-// An output this large is out of the caches before anyone reads it, and fresh from the operating system.
-constexpr int64_t kLargeBytes = int64_t{16} << 20;
 // Values of a task: enough that handing it out costs nothing.
 constexpr int64_t kTaskValues = int64_t{1} << 15;
 
@@ -21,8 +17,7 @@ template <class Run>
 void over_rows(const Rows& in, int threads, const Run& run) {
   Runtime& runtime = Runtime::instance();
   threads = std::max(threads, 1);
-  const size_t row = kernels().rows.row_floats(in.channels);
-  const size_t work_size = (row + kLineFloats - 1) / kLineFloats * kLineFloats;
+  const size_t work_size = to_cache_line(kernels().rows.row_floats(in.channels));
   const auto scratch = runtime.scratch();
   float* const work = scratch->reserve(work_size * threads);
   const int64_t block = std::max<int64_t>(1, kTaskValues / in.channels);
@@ -37,11 +32,8 @@ void layer_norm(const LayerNorm& op, int threads) {
   const int64_t values = op.in.rows * op.in.channels;
   if (values == 0) return;
   const int64_t bytes = values * (op.scale != nullptr ? 1 : op.in.dtype == Dtype::float32 ? 4 : 2);
-  const bool large = bytes >= kLargeBytes;
-  if (large) prefer_huge_pages(op.out, static_cast<size_t>(bytes));
-  const bool streams = large && op.scale == nullptr && op.in.dtype == Dtype::float32 &&
-                       op.in.channels % kLineFloats == 0 &&
-                       reinterpret_cast<std::uintptr_t>(op.out) % kLineBytes == 0;
+  prepare_output(op.out, bytes);
+  const bool streams = op.scale == nullptr && passes_caches(op.out, bytes, op.in.dtype, op.in.channels);
   const RowKernels& kernel = kernels().rows;
   over_rows(op.in, threads, [&](int64_t first, int64_t stop, float* work) {
     kernel.layer_norm(op, streams, first, stop, work);
@@ -51,7 +43,7 @@ void layer_norm(const LayerNorm& op, int threads) {
 void quantize_rows(const QuantizeRows& op, int threads) {
   const int64_t values = op.in.rows * op.in.channels;
   if (values == 0) return;
-  if (values >= kLargeBytes) prefer_huge_pages(op.out, static_cast<size_t>(values));
+  prepare_output(op.out, values);
   const RowKernels& kernel = kernels().rows;
   over_rows(op.in, threads,
             [&](int64_t first, int64_t stop, float* work) { kernel.quantize_rows(op, first, stop, work); });

@@ -16,12 +16,8 @@ namespace {
 constexpr int64_t kBlockRows = 72;
 constexpr int64_t kBlocksOfThread =
     4;  // at least, where there are rows for it: the end waits for the slowest
-// An output this large is fresh from the operating system.
-constexpr int64_t kLargeBytes = int64_t{16} << 20;
 
 int64_t size_of(Dtype dtype) { return dtype == Dtype::float32 ? 4 : dtype == Dtype::int8 ? 1 : 2; }
-
-size_t to_cache_line(size_t floats) { return (floats + 15) / 16 * 16; }
 
 // run(packed weights, first row, rows, work space) on each block of rows.
 template <class Work, class Run>
@@ -54,17 +50,12 @@ void over_rows(int64_t rows, const std::vector<Weights>& weights, int threads, c
   });
 }
 
-void prepare(void* out, int64_t values, Dtype dtype) {
-  const int64_t bytes = values * size_of(dtype);
-  if (bytes >= kLargeBytes) prefer_huge_pages(out, static_cast<size_t>(bytes));
-}
-
 }  // namespace
 
 void linear_int8(const LinearInt8& op, int threads) {
   if (op.rows * op.weights.outputs == 0) return;
   const LinearKernels& kernel = kernels().linear;
-  prepare(op.out, op.rows * op.weights.outputs, op.out_dtype);
+  prepare_output(op.out, op.rows * op.weights.outputs * size_of(op.out_dtype));
   over_rows(
       op.rows, {op.weights}, threads, [&](int64_t rows) { return kernel.linear_int8_work(op, rows); },
       [&](const float* const* packed, int64_t first, int64_t rows, float* work) {
@@ -75,11 +66,13 @@ void linear_int8(const LinearInt8& op, int threads) {
 void mlp(const Mlp& op, int threads) {
   if (op.rows * op.fc1.inputs == 0) return;
   const LinearKernels& kernel = kernels().linear;
-  prepare(op.out, op.rows * op.fc1.inputs, op.dtype);
+  const int64_t bytes = op.rows * op.fc1.inputs * size_of(op.dtype);
+  prepare_output(op.out, bytes);
+  const bool streams = passes_caches(op.out, bytes, op.dtype, op.fc1.inputs);
   over_rows(
       op.rows, {op.fc1, op.fc2}, threads, [&](int64_t rows) { return kernel.mlp_work(op, rows); },
       [&](const float* const* packed, int64_t first, int64_t rows, float* work) {
-        kernel.mlp(op, packed[0], packed[1], first, rows, work);
+        kernel.mlp(op, streams, packed[0], packed[1], first, rows, work);
       });
 }
 
@@ -87,7 +80,7 @@ void patch_embed(const PatchEmbed& op, int threads) {
   const int64_t tokens = op.batch * op.rows * op.columns;
   if (tokens * op.weights.outputs == 0) return;
   const LinearKernels& kernel = kernels().linear;
-  prepare(op.out, tokens * op.weights.outputs, op.dtype);
+  prepare_output(op.out, tokens * op.weights.outputs * size_of(op.dtype));
   over_rows(
       tokens, {op.weights}, threads, [&](int64_t rows) { return kernel.patch_embed_work(op, rows); },
       [&](const float* const* packed, int64_t first, int64_t rows, float* work) {
@@ -99,7 +92,7 @@ void patch_head(const PatchHead& op, int threads) {
   const int64_t tokens = op.batch * op.rows * op.columns;
   if (tokens * op.weights.outputs == 0) return;
   const LinearKernels& kernel = kernels().linear;
-  prepare(op.out, tokens * op.weights.outputs, op.dtype);
+  prepare_output(op.out, tokens * op.weights.outputs * size_of(op.dtype));
   over_rows(
       tokens, {op.weights}, threads, [&](int64_t rows) { return kernel.patch_head_work(op, rows); },
       [&](const float* const* packed, int64_t first, int64_t rows, float* work) {

@@ -106,8 +106,8 @@ struct MlpSpace {
         size(space.size()) {}
 };
 
-inline void mlp_rows(const Mlp& op, const float* packed1, const float* packed2, int64_t first, int64_t rows,
-                     float* work) {
+inline void mlp_rows(const Mlp& op, bool streams, const float* packed1, const float* packed2, int64_t first,
+                     int64_t rows, float* work) {
   const MlpSpace space(Space(work), op, rows);
   const int64_t C = op.fc1.inputs;
   with_operand(op.fc1.dtype, [&](auto operand) {
@@ -139,12 +139,18 @@ inline void mlp_rows(const Mlp& op, const float* packed1, const float* packed2, 
       const auto put = [&](vec a, int64_t row, int64_t column, Lanes lanes) WX_LAMBDA {
         const int64_t at = (first + row) * op.row_stride + column;
         fetch(op.x, op.dtype, at + kTileRows * op.row_stride);  // the next tile's
-        store(op.out, op.dtype, (first + row) * C + column, a + load(op.x, op.dtype, at, lanes), lanes);
+        const vec y = a + load(op.x, op.dtype, at, lanes);
+        const int64_t to = (first + row) * C + column;
+        if constexpr (kStreams) {
+          if (streams) return stream(static_cast<float*>(op.out) + to, y);
+        }
+        store(op.out, op.dtype, to, y, lanes);
       };
       for_each_result<Operand>(tile, op.fc2, space.hidden.scales, Activation::none, put);
     };
     multiply<Operand>(hidden, rows, op.fc2, packed2, space.sums, finish2);
   });
+  if (streams) end_streams();
 }
 
 struct PatchEmbedSpace {

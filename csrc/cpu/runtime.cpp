@@ -13,6 +13,7 @@ namespace wxkernels {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
+constexpr int64_t kLargeBytes = int64_t{16} << 20;
 
 std::atomic<Runtime*> the_runtime{nullptr};
 
@@ -27,6 +28,15 @@ void prefer_huge_pages(void* memory, size_t bytes) {
 #else
   (void)memory, (void)bytes;
 #endif
+}
+
+void prepare_output(void* out, int64_t bytes) {
+  if (bytes >= kLargeBytes) prefer_huge_pages(out, static_cast<size_t>(bytes));
+}
+
+bool passes_caches(const void* out, int64_t bytes, Dtype dtype, int64_t run) {
+  return bytes >= kLargeBytes && dtype == Dtype::float32 && run % kLineFloats == 0 &&
+         reinterpret_cast<std::uintptr_t>(out) % kLineBytes == 0;
 }
 
 Scratch::~Scratch() { std::free(data_); }

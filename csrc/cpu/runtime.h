@@ -7,12 +7,26 @@
 
 #include "cpu/fft_plan.h"
 #include "cpu/thread_pool.h"
+#include "wxkernels/dtype.h"
 
 namespace wxkernels {
 
 // Asks for huge pages where the memory has not been touched yet: it is then faulted in by 2 MiB, not by 4
 // KiB.
 void prefer_huge_pages(void* memory, size_t bytes);
+
+constexpr size_t kLineBytes = 64;
+constexpr int64_t kLineFloats = kLineBytes / sizeof(float);
+constexpr size_t to_cache_line(size_t floats) {
+  return (floats + kLineFloats - 1) / kLineFloats * kLineFloats;
+}
+
+// Before `bytes` of results are written: large ones may be fresh from the operating system.
+void prepare_output(void* out, int64_t bytes);
+
+// Whether results, in runs of `run` floats, are best stored past the caches: there are so many that they are
+// out of them before anyone reads them, and lines are written whole.
+bool passes_caches(const void* out, int64_t bytes, Dtype dtype, int64_t run);
 
 // Floats aligned to a cache line, which grow and never shrink.
 class Scratch {

@@ -13,18 +13,12 @@ int round_up(int64_t a, int to) { return static_cast<int>((a + to - 1) / to * to
 
 constexpr size_t kMomentsFloats = sizeof(RowMoments) / sizeof(float);
 
-constexpr size_t kLineBytes = 64, kLineFloats = kLineBytes / sizeof(float);
-
-size_t to_cache_line(size_t floats) { return (floats + kLineFloats - 1) / kLineFloats * kLineFloats; }
-
-// An output this large is out of the caches before anyone reads it, and fresh from the operating system.
-constexpr int64_t kLargeBytes = int64_t{16} << 20;
-
 // Enough columns that the MLP's weights are read from cache for many modes at once, few enough for its tiles
 // to stay in L2.
 constexpr int64_t kModesOfGroup = 90;
-// Tasks a thread in a pass, at least: the end of a pass waits for the slowest.
-constexpr int64_t kTasksOfThread = 16;
+// Tasks a thread in a pass, at least: the end of a pass waits for the slowest; and the fewer items go
+// together, the more of them is still in the caches when it is read again.
+constexpr int64_t kTasksOfThread = 8;
 // Row pairs a task: the pair that is read next shares pages with the last.
 constexpr int64_t kPairsOfTask = 2;
 
@@ -46,11 +40,8 @@ void spectral_filter(const SpectralFilter& op, int threads) {
       std::max<int64_t>(1, kModesOfGroup / std::max<int64_t>(1, op.row_stop - op.row_start)));
   const int64_t element = op.dtype == Dtype::float32 ? 4 : 2;
   const int64_t out_bytes = op.batch * op.height * op.width * op.blocks * op.block_size * element;
-  const bool large = out_bytes >= kLargeBytes;
-  job.streams = large && op.dtype == Dtype::float32 && op.block_size % int64_t{kLineFloats} == 0 &&
-                reinterpret_cast<std::uintptr_t>(op.out) % kLineBytes == 0;
-  if (large)
-    prefer_huge_pages(op.out, static_cast<size_t>(out_bytes));  // the faults took a quarter of the call
+  job.streams = passes_caches(op.out, out_bytes, op.dtype, op.block_size);
+  prepare_output(op.out, out_bytes);
   const double scale = 1 / std::sqrt(static_cast<double>(op.height) * static_cast<double>(op.width));
   job.scale = static_cast<float>(scale);
   job.scale_rest = static_cast<float>(scale - job.scale);

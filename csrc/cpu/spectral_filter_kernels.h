@@ -102,6 +102,9 @@ inline void row_moments(const SpectralFilterJob& job, int64_t sample, int64_t h)
   });
 }
 
+// Fetches into L2: tokens lie 3 KiB apart, all in the same few sets of L1, where they would not stay.
+WX_INLINE void fetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+
 // What the filter sees of x: one vector of channels of rows h and h + 1, whose tokens are counted through.
 struct Plain {
   Plain(const SpectralFilterJob&, int64_t, int64_t, int64_t, Lanes) {}
@@ -153,8 +156,8 @@ inline void forward_rows(const SpectralFilterJob& job, int64_t sample, int64_t b
       const int64_t second_token = both ? op.width : 0;
       const Input input(job, sample, h, block * op.block_size + c, lanes);
       fft_first(plan, work, [=](int w) WX_LAMBDA {
-        __builtin_prefetch(next + w * x_stride);
-        __builtin_prefetch(next + w * x_stride + x_row);
+        fetch(next + w * x_stride);
+        fetch(next + w * x_stride + x_row);
         return cvec{input(load(first + w * x_stride, lanes), w),
                     input(load(second + w * x_stride, lanes), second_token + w)};
       });
@@ -289,10 +292,13 @@ inline void inverse_rows(const SpectralFilterJob& job, int64_t sample, int64_t b
     const T* x = static_cast<const T*>(op.x) + sample * op.stride_batch + h * op.stride_height + offset;
     T* out = static_cast<T*>(op.out) + (sample * op.height + h) * out_row + offset;
     for_each_vector(op.block_size, [&](int c, Lanes lanes) {
+      const T* next = c + kLanes < op.block_size ? x + c + kLanes : x + 2 * x_row;
       const Input input(job, sample, h, offset + c, lanes);
       const auto skip = [=](vec x, int64_t token) WX_LAMBDA { return norm ? input(x, token) + x : x; };
       fft(plan, work, row_spectrum(spectrum + c), [=](int w, cvec z) WX_LAMBDA {
         const T* residual = x + w * x_stride + c;
+        fetch(next + w * x_stride);
+        fetch(next + w * x_stride + x_row);
         T* to = out + w * out_stride + c;
         const vec y0 = add_scaled(z.im, skip(load(residual, lanes), w));
         const vec y1 = add_scaled(z.re, skip(load(residual + x_row, lanes), second_token + w));

@@ -1,59 +1,69 @@
 """Two runs of the same device: a deliberate slowdown is caught, noise alone is not."""
 
 import dataclasses
-import time
 
 import numpy as np
 import pytest
 import torch
 
-from wxkernels.bench.cases import CASES
+from wxkernels.bench import engine
 from wxkernels.bench.ceilings import Ceilings
-from wxkernels.bench.compare import LEAST, Change, compare
-from wxkernels.bench.engine import Size, measure
+from wxkernels.bench.compare import LEAST, Change, compare, unmatched
+from wxkernels.bench.engine import Problem, Size, Variant, Work, measure
 from wxkernels.bench.results import Results
 from wxkernels.bench.statistics import Ratio
 from wxkernels.errors import UserError
 
-CPU = torch.device("cpu")
-UNKNOWN = Ceilings("machine", {}, None)
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """The engine's, which the calls of `run` put forward."""
+    now = [0.0]
+    monkeypatch.setattr(engine.time, "perf_counter", lambda: now[0])
+    return now
 
 
-def run(slowdown=1.0, rounds=25):
-    """The filter, its kernel longer by a busy wait of `slowdown` - 1 times what it takes."""
-    size = Size(1, (12, 24, 64, 8), torch.float32, CPU)
-    problem = CASES["spectral_filter"].problem(size, ["eager", "native"])
-    eager, native = problem.variants
+def run(clock, slowdown=1.0, rounds=25):
+    """A baseline of 40 ms and a kernel of 20 ms times `slowdown`, all times with noise of 3 %."""
+    rng = np.random.default_rng(round(clock[0]))
 
-    def build():
-        call = native.build()
+    def variant(name, seconds, kind):
+        def call(tensors):
+            clock[0] += seconds * rng.lognormal(0, 0.03)
+            return tensors[0] * 2
 
-        def slower(tensors):
-            begin = time.perf_counter()
-            result = call(tensors)
-            end = begin + slowdown * (time.perf_counter() - begin)
-            while time.perf_counter() < end:
-                pass
-            return result
+        return Variant(name, lambda: call, Work({torch.float32: 1.0}, 1.0), kind)
 
-        return slower
-
-    variants = (eager, dataclasses.replace(native, build=build))
-    rows, _ = measure(dataclasses.replace(problem, variants=variants), UNKNOWN, rounds=rounds)
+    size = Size(1, (4,), torch.float32, torch.device("cpu"))
+    variants = variant("eager", 0.04, "pytorch"), variant("native", 0.02 * slowdown, "ours")
+    problem = Problem(
+        "double",
+        "double",
+        size,
+        (4,),
+        lambda: [torch.ones(4)],
+        lambda tensors: 2 * tensors[0].double(),
+        variants,
+    )
+    rows, _ = measure(problem, Ceilings("machine", {}, None), rounds=rounds)
     return Results("bench", {"device": "machine"}, rows)
 
 
-def test_a_kernel_that_became_slower_is_caught():
-    # By so much that it is seen beside other work on the machine, too.
-    before, again, slower = run(), run(), run(slowdown=10)
+def test_a_kernel_that_became_slower_is_caught(clock):
+    before, again, slower = run(clock), run(clock), run(clock, slowdown=1.2)
     verdicts = [compare(*pair)[0].verdict for pair in ((before, again), (before, slower), (slower, again))]
     assert verdicts == ["as before", "slower", "faster"]
 
 
-def noisy_run(seed, slowdown=1.0, rounds=15):
+@pytest.fixture
+def once(clock):
+    return run(clock, rounds=1)
+
+
+def noisy_run(once, seed, slowdown=1.0, rounds=15):
     """Times of two variants, of which the kernel is 4 times faster, with noise of 8 % and hiccups."""
     rng = np.random.default_rng(seed)
-    results = run_once()
+    results = dataclasses.replace(once, times=list(once.times))
     times = {"eager": 4.0, "native": 1.0 * slowdown}
     for i, row in enumerate(results.times):
         t = times[row.backend] * rng.lognormal(0, 0.08, rounds) * np.where(rng.random(rounds) < 0.1, 5, 1)
@@ -61,16 +71,13 @@ def noisy_run(seed, slowdown=1.0, rounds=15):
     return results
 
 
-def run_once(found=[]):  # noqa: B006 - measured once
-    if not found:
-        found.append(run(rounds=1))
-    return dataclasses.replace(found[0], times=list(found[0].times))
-
-
-def test_noise_alone_is_not_taken_for_a_change():
-    verdicts = [compare(noisy_run(2 * i), noisy_run(2 * i + 1))[0].verdict for i in range(100)]
+def test_noise_alone_is_not_taken_for_a_change(once):
+    verdicts = [compare(noisy_run(once, 2 * i), noisy_run(once, 2 * i + 1))[0].verdict for i in range(100)]
     assert verdicts.count("as before") >= 98, verdicts
-    verdicts = [compare(noisy_run(2 * i), noisy_run(2 * i + 1, slowdown=1.5))[0].verdict for i in range(100)]
+    verdicts = [
+        compare(noisy_run(once, 2 * i), noisy_run(once, 2 * i + 1, slowdown=1.5))[0].verdict
+        for i in range(100)
+    ]
     assert verdicts.count("slower") >= 95, verdicts
 
 
@@ -84,36 +91,45 @@ def test_noise_alone_is_not_taken_for_a_change():
         (Ratio(2, None, None), Ratio(1, 1, 1), "not known"),
     ],
 )
-def test_verdicts(old, new, verdict):
-    assert Change(run_once().times[1], "eager", old, new).verdict == verdict
+def test_verdicts(once, old, new, verdict):
+    assert Change(once.times[1], "eager", old, new).verdict == verdict
 
 
 def changed(results, **changes):
     return dataclasses.replace(results, times=[dataclasses.replace(row, **changes) for row in results.times])
 
 
-def test_rows_meet_by_case_shape_dtype_and_backend():
-    one = run_once()
-    for other in ({"case": "other"}, {"shape": "1x2"}, {"dtype": "bfloat16"}):
+def test_rows_meet_by_case_shape_dtype_and_backend(once):
+    for other in ({"case": "other"}, {"model": "other"}, {"shape": "1x2"}, {"dtype": "bfloat16"}):
         with pytest.raises(UserError, match="no row in common"):
-            compare(one, changed(one, **other))
-    both = dataclasses.replace(one, times=[*one.times, *changed(one, shape="1x2").times])
-    assert [change.row.shape for change in compare(both, one)] == [one.times[0].shape]
+            compare(once, changed(once, **other))
+    both = dataclasses.replace(once, times=[*once.times, *changed(once, shape="1x2").times])
+    found = compare(both, once)
+    assert [change.row.shape for change in found] == [once.times[0].shape]
+    assert [(row.backend, row.shape) for row in unmatched(both, found)] == [("native", "1x2")]
+    assert unmatched(once, found) == []
 
 
-def test_a_baseline_that_both_runs_have_is_taken():
-    one = run_once()
-    eager, native = one.times
+def test_a_baseline_of_other_rounds_is_none(once):
+    eager, native = once.times
+    longer = dataclasses.replace(once, times=[dataclasses.replace(eager, times_ms=[1.0, 2.0]), native])
+    with pytest.raises(UserError, match="no row in common"):
+        compare(once, longer)
+
+
+def test_a_baseline_that_both_runs_have_is_taken(once):
+    eager, native = once.times
     quicker = dataclasses.replace(eager, backend="compiled", times_ms=[eager.times_ms[0] / 2])
-    other = dataclasses.replace(one, times=[eager, quicker, dataclasses.replace(native, baseline="compiled")])
-    [change] = compare(one, other)
+    other = dataclasses.replace(
+        once, times=[eager, quicker, dataclasses.replace(native, baseline="compiled")]
+    )
+    [change] = compare(once, other)
     assert change.baseline == "eager"
     assert change.ratio.median == pytest.approx(1)
     with pytest.raises(UserError, match="beside a common baseline"):
-        compare(dataclasses.replace(one, times=[native]), other)
+        compare(dataclasses.replace(once, times=[native]), other)
 
 
-def test_other_devices_are_not_compared():
-    one = run_once()
+def test_other_devices_are_not_compared(once):
     with pytest.raises(UserError, match="other devices: machine; another"):
-        compare(one, dataclasses.replace(one, conditions={"device": "another"}))
+        compare(once, dataclasses.replace(once, conditions={"device": "another"}))

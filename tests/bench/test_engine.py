@@ -5,6 +5,7 @@ import time
 import pytest
 import torch
 
+from tests.gpu import needs_gpu
 from wxkernels.bench import engine
 from wxkernels.bench.ceilings import Ceilings
 from wxkernels.bench.engine import Problem, Size, Variant, Work, measure
@@ -72,6 +73,13 @@ def counted(name, calls, work=WORK):
     return Variant(name, lambda: lambda tensors: calls.append(name) or tensors[0] * 2, work)
 
 
+@pytest.fixture
+def unsettled(monkeypatch):
+    """No calls before the timed ones."""
+    monkeypatch.setattr(engine, "_SETTLING_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("unsettled")
 def test_every_variant_runs_once_a_round_and_twice_before():
     calls = []
     measure(problem(counted("a", calls), counted("b", calls)), UNKNOWN, rounds=3)
@@ -80,6 +88,30 @@ def test_every_variant_runs_once_a_round_and_twice_before():
     assert rounds == [["a", "b"], ["b", "a"], ["a", "b"]]  # none always follows the same one
 
 
+def test_a_short_variant_runs_on_its_own_for_a_while_before_it_is_timed(monkeypatch):
+    now, calls = [0.0], []
+    monkeypatch.setattr(engine, "_SETTLING_SECONDS", 0.02)
+    monkeypatch.setattr(engine.time, "perf_counter", lambda: now[0])
+
+    def variant(name, seconds):
+        def call(tensors):
+            now[0] += seconds
+            calls.append(name)
+            return tensors[0] * 2
+
+        return Variant(name, lambda: call, WORK)
+
+    rows, _ = measure(problem(variant("short", 0.009), variant("long", 0.03)), UNKNOWN, rounds=2)
+    long, settled = ["long"], ["short"] * 3
+    assert calls == [
+        *["short", "long"] * 2,
+        *settled, "short", *long,
+        *long, *settled, "short",
+    ]  # fmt: skip
+    assert {row.backend: row.median_ms for row in rows} == pytest.approx({"short": 9, "long": 30})
+
+
+@pytest.mark.usefixtures("unsettled")
 def test_every_call_takes_the_next_of_inputs_that_do_not_fit_the_cache(monkeypatch):
     monkeypatch.setattr(engine, "cache_bytes", lambda device: 5 * 4 * 4)  # of five inputs
     taken, made = [], []
@@ -150,6 +182,13 @@ def test_a_peer_that_fails_is_told_and_left_out(where):
     assert failed == [Failure("double", "bad", "RuntimeError: out of luck")]
 
 
+def test_a_result_that_is_not_finite_is_a_failure():
+    broken = sleeper("bad", 0, offset=float("nan"), kind="peer")
+    rows, failed = measure(problem(sleeper("plain", 0, kind="pytorch"), broken), UNKNOWN, rounds=1)
+    assert [r.backend for r in rows] == ["plain"]
+    assert failed == [Failure("double", "bad", "ValueError: its result is not finite")]
+
+
 @pytest.mark.parametrize("kind", ["ours", "pytorch"])
 def test_others_that_fail_end_the_run(kind):
     with pytest.raises(RuntimeError, match="out of luck"):
@@ -163,3 +202,55 @@ def test_work_adds_up_by_precision_and_the_floor_is_the_larger_bound():
     assert work.seconds(ceilings) == pytest.approx(2.5)
     assert Work({}, 3e9).seconds(ceilings) == pytest.approx(3)
     assert Work({torch.bfloat16: 1}, 1).seconds(ceilings) is None
+
+
+def test_calls_are_captured_where_there_are_graphs(tapes, caplog, monkeypatch):
+    """Once a variant, whatever its inputs; what cannot be is timed as it is, which is told."""
+    monkeypatch.setattr(engine, "_SETTLING_SECONDS", 0)
+    taken = []
+
+    def odd(tensors):
+        taken.append(tensors[0].sum().item())
+        return tensors[0] * 2
+
+    both = problem(
+        sleeper("plain", 0, kind="pytorch"),
+        Variant("odd", lambda: odd, WORK),
+        sample=lambda: [torch.randn(4)],
+        exact=lambda tensors: tensors[0].double() * 2,
+    )
+    rows, failed = measure(both, UNKNOWN, rounds=4)
+    assert [row.error for row in rows] == [0, 0]
+    assert not failed
+    assert len(tapes) == 1
+    assert tapes[0].replays == 1 + 1 + 4
+    assert len(set(taken)) == 1 + 1 + 4  # inputs of its turns, all others
+    assert [record.message for record in caplog.records] == [
+        "odd: timed with its launches, it is no CUDA graph: operation not permitted when stream is capturing"
+    ]
+
+
+def test_a_replay_computes_from_the_inputs_of_its_turn(tapes):
+    replayed = engine.Replayed(lambda tensors: tensors[0] @ tensors[1], [torch.eye(3), torch.ones(3)])
+    for value in (2.0, 3.0):
+        assert torch.equal(replayed([value * torch.eye(3), torch.ones(3)]), torch.full((3,), value))
+    assert len(tapes) == 1
+
+
+@needs_gpu
+def test_on_a_gpu_a_replay_is_timed_without_its_launches():
+    """Two hundred launches of almost nothing take the host longer than the device."""
+
+    def call(tensors):
+        y = tensors[0]
+        for _ in range(200):
+            y = y + 1
+        return y
+
+    device = torch.device("cuda")
+    x = [torch.zeros(4, device=device)]
+    with torch.inference_mode():
+        replayed = engine.Replayed(call, x)
+        assert (replayed(x) == 200).all()
+        launched = min(engine.seconds(call, x, device) for _ in range(10))
+        assert 0 < min(engine.seconds(replayed, x, device) for _ in range(10)) < launched

@@ -39,12 +39,15 @@ def test_runs_are_added(tmp_path):
     assert found[0]["backend"] == ROW.backend
 
 
-def test_a_file_of_other_columns_is_left_as_it_is(tmp_path):
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"a,b\n", b"\xff\xfe", b"\x00\n", b"ROW\n1,2\n"])
+def test_a_file_of_other_columns_is_told_before_the_run_and_left_as_it_is(tmp_path, content):
     path = tmp_path / "log.csv"
-    path.write_text("a,b\n1,2\n")
+    logger(f"csv={path}")(RESULTS)
+    content = content.replace(b"ROW", path.read_bytes().splitlines()[0])
+    path.write_bytes(content)
     with pytest.raises(UserError, match=r"log\.csv has other columns"):
-        logger(f"csv={path}")(RESULTS)
-    assert path.read_text() == "a,b\n1,2\n"
+        logger(f"csv={path}")
+    assert path.read_bytes() == content
 
 
 def test_wandb_gets_the_conditions_and_the_numbers_of_each_row(monkeypatch):

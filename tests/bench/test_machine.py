@@ -59,3 +59,34 @@ def test_clocks_and_power_of_a_gpu_are_noted(smi):
 def test_what_nvidia_smi_does_not_tell_is_not_known(smi, text):
     smi(text)
     assert set(machine.smi("GPU-1").values()) == {None}
+
+
+def test_the_last_level_caches_of_all_processors_are_counted_once_each(tmp_path, monkeypatch):
+    for cpu, (shared, size) in enumerate([("0-1", "32768K"), ("0-1", "32768K"), ("2", "16M"), ("3", "16M")]):
+        for index, (level, name, each) in enumerate([("1", str(cpu), "48K"), ("3", shared, size)]):
+            folder = tmp_path / f"cpu{cpu}" / "cache" / f"index{index}"
+            folder.mkdir(parents=True)
+            for file, text in (("level", level), ("shared_cpu_list", name), ("size", each)):
+                (folder / file).write_text(f"{text}\n")
+    monkeypatch.setattr(machine, "_CPUS", tmp_path)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
+    assert machine.cache_bytes(CPU) == 48 * 2**20
+    monkeypatch.setattr(machine, "_CPUS", tmp_path / "none")
+    assert machine.cache_bytes(CPU) is None
+
+
+def test_what_others_do_is_seen_while_this_process_sleeps(tmp_path, monkeypatch):
+    stat, ticks = tmp_path / "stat", machine.os.sysconf("SC_CLK_TCK")
+    stat.write_text("cpu  10 20 30 1000 50 1 2 3 0 0\n")
+    now = [0.0]
+
+    def sleep(seconds):  # for longer than it was asked for; one and a half processors work, the others idle
+        now[0] += 2 * seconds
+        stat.write_text(f"cpu  {10 + 1.5 * now[0] * ticks:.0f} 20 30 9999 99 1 2 3 0 0\n")
+
+    monkeypatch.setattr(machine, "_STAT", stat)
+    monkeypatch.setattr(machine.time, "sleep", sleep)
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: now[0])
+    assert machine.load() == 1.5
+    monkeypatch.setattr(machine, "_STAT", tmp_path / "none")
+    assert machine.load() is None

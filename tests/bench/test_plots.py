@@ -59,6 +59,14 @@ def test_bars_are_as_long_as_the_medians_the_fastest_above_ours_in_another_colou
     assert floors == {20.0}
 
 
+def test_a_floor_beyond_its_bar_does_not_cross_the_numbers():
+    fast = [replace(r, floor_ms=2 * max(r.median_ms for r in rows())) for r in rows()]
+    figure = figure_of(plots.case_plots(fast, CONDITIONS), "Time")
+    [ax] = figure.axes
+    assert {note.xy[0] for note in ax.texts} == {fast[0].floor_ms}
+    assert ax.get_xlim()[1] > fast[0].floor_ms
+
+
 def test_the_unit_is_that_of_the_longest_time():
     slow = [
         replace(r, median_ms=1e3 * r.median_ms, p20_ms=1e3 * r.p20_ms, p80_ms=1e3 * r.p80_ms) for r in rows()
@@ -104,7 +112,7 @@ def test_where_all_is_exact_there_is_no_plot_of_errors():
 
 def test_scaling_with_batch_is_the_time_of_a_member():
     several = [r for batch in (8, 1, 2) for r in rows(batch, median_ms=10.0 * batch + 5)]
-    [ax] = figure_of(plots.case_plots(several, CONDITIONS), "Scaling with batch").axes
+    [ax] = figure_of(plots.case_plots(several, CONDITIONS), "Scaling with batch: spectral_filter 1x90").axes
     assert set(points(ax)) == {(1, 15.0), (2, 12.5), (8, 10.625)}
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "2", "8"]
 
@@ -215,7 +223,7 @@ def test_a_sheet_is_of_the_kind_of_its_name(tmp_path, suffix, start):
 def test_bad_input_gets_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="nothing to draw"):
         plots.plot_results([results([], parts=[])], tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"cannot write .*a\.nothing"):
+    with pytest.raises(UserError, match=r"cannot draw .*a\.nothing"):
         plots.plot_results([results(rows())], tmp_path / "a.nothing")
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"need matplotlib: pip install 'wxkernels\[plot\]'"):

@@ -107,6 +107,15 @@ def test_every_row_is_in_a_table_with_its_units_in_the_heads():
 
 
 @pytest.mark.usefixtures("no_matplotlib")
+def test_a_case_of_several_runs_is_told_apart_by_its_batches():
+    sections = [
+        Page(report.render(runs)).text for runs in ([results()], [results(rows()), results(rows(batch=4))])
+    ]
+    assert "spectral_filter, batch" not in sections[0]
+    assert all(f"spectral_filter, batch {batch}" in sections[1] for batch in (1, 4))
+
+
+@pytest.mark.usefixtures("no_matplotlib")
 def test_noisy_rows_are_marked_in_words():
     page = Page(report.render([results([row(noisy=True), row("eager", "pytorch", cold=False)])]))
     assert page.columns(0, "variant", "notes") == [["native", "noisy"], ["eager", "warm"]]

@@ -43,6 +43,12 @@ def broken(content, change):
         (lambda c: c["times"].append(3), r": times\[1\] is no object"),
         (lambda c: c["times"][0].pop("error"), r": times\[0\] has no 'error'"),
         (lambda c: c["times"][0].update(error="large"), r": times\[0\] has 'large' for 'error'"),
+        (lambda c: c["times"][0].update(median_ms=float("nan")), r": times\[0\] has nan for 'median_ms'"),
+        (lambda c: c["times"][0].update(times_ms=[1.0, None]), r": times\[0\] has \[1.0, None\] for"),
+        (lambda c: c["times"][0].update(times_ms=[1.0]), r": times\[0\] has not 3 times above 0 for"),
+        (lambda c: c["times"][0].update(times_ms=[1, 0, 1]), r": times\[0\] has not 3 times above 0 for"),
+        (lambda c: c["times"][0].update(median_ms=10**400), r": times\[0\] has 1000"),
+        (lambda c: c["times"][0].update(against={"eager": "2"}), r": times\[0\] has {'eager': '2'} for"),
         (lambda c: c["times"][0].update(batch=True), r": times\[0\] has True for 'batch'"),
         (lambda c: c["parts"][0].update(speed=1), r": parts\[0\] has 'speed', which is not known"),
     ],
@@ -58,7 +64,7 @@ def test_another_content_gets_one_line(tmp_path, change, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1, 2]", "\x00"])
+@pytest.mark.parametrize("content", ["", "{", "[1, 2]", "\x00", "[" * 10**6])
 def test_what_is_no_results_file_gets_one_line(tmp_path, content):
     path = tmp_path / "a.json"
     path.write_text(content)

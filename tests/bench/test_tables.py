@@ -45,7 +45,7 @@ def test_everything_stands_in_120_columns():
     [
         (dataclasses.replace(ROW, noisy=True), {}, "noisy: "),
         (dataclasses.replace(ROW, cold=False), {}, "Warm: "),
-        (ROW, {"load": 1.5}, "Not quiet: 1.5 processes"),
+        (ROW, {"load": 1.5}, "Not quiet: others kept 1.5 processors"),
     ],
 )
 def test_what_spoils_a_run_is_told(row, header, word):
@@ -61,7 +61,7 @@ def test_the_commands_are_whole_lines():
 def test_changes_show_both_speeds_and_the_verdict():
     console = Console(width=120, file=io.StringIO())
     change = Change(ROW, "eager", Ratio(2, 1.9, 2.1), Ratio(1, 0.9, 1.1))
-    for part in tables.changes([change]):
+    for part in tables.changes([change], [], []):
         console.print(part)
     text = console.file.getvalue()
     assert all(word in text for word in ("2.00x", "1.00x", "0.50", "0.43 - 0.58", "slower"))

@@ -115,7 +115,8 @@ def test_a_second_run_makes_only_what_is_not_there(tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
     script(tmp_path / "nvidia-smi", "echo GPU 0: a stand-in")
     script(
-        tmp_path / "python3", f'echo "$@" >>{log}; case "$*" in "-m pytest"*) touch {out}/tests.xml;; esac'
+        tmp_path / "python3",
+        f'echo "$@" >>{log}; for last; do :; done; case "$*" in "-m pytest"*) touch "$last";; esac',
     )
     bench = f'echo bench $1 >>{log}; test "$1" != linear_int8 -o -e {tmp_path}/again && touch {out}/$1.json'
     script(tmp_path / "wxkernels-bench", bench)

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+from concurrent.futures import BrokenExecutor
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ def _known_peaks(monkeypatch):
     peaks = dict.fromkeys((torch.float32, torch.bfloat16, torch.float16, torch.int8), 1e11)
     known = Ceilings("a machine", peaks, 1e10, 1e10)
     monkeypatch.setattr(bench, "measure_ceilings", lambda device, quick=False: known)
+    monkeypatch.setattr(bench, "load", lambda: 0.0)
     for name, case in CASES.items():
         if "eager" in case.baselines:
             monkeypatch.setitem(CASES, name, dataclasses.replace(case, baselines=("eager",)))
@@ -128,7 +130,19 @@ def test_list_names_what_cannot_run_and_why():
         (["--backend", "triton"], "--backend: triton cannot run here"),
         (["fourcastnet", "--peer", "tensorrt"], "--peer: tensorrt cannot run here: it runs on GPUs"),
         (["--device", "abacus"], "--device: 'abacus' is none of ours"),
+        (["spectral_filter", "--shape", "²x3x4x5"], "--shape: '²x3x4x5' is neither"),
+        (
+            ["spectral_filter", "--shape", f"{10**20}x3x4x5"],
+            "--shape: '100000000000000000000x3x4x5' is neither",
+        ),
+        ([*FILTER, "--batch", 10**12], "spectral_filter --shape 6x10x8x2 --batch 1000000000000"),
+        (["--threads", 10**6], "--threads: 1000000 are more than the"),
         (["--json", "nowhere/a.json"], "cannot write nowhere/a.json: no folder nowhere"),
+        (["--json", "/"], "cannot write /: it is a folder"),
+        (["--csv", ""], "cannot write .: it is a folder"),
+        (["--plot", "nowhere/a.png"], "cannot write nowhere/a.png: no folder nowhere"),
+        (["--plot", "a.txt"], "cannot draw a.txt: 'txt' is no kind of picture"),
+        (["--logger", "csv=nowhere/a.csv"], "cannot write nowhere/a.csv: no folder nowhere"),
         (["--logger", "paper"], "--logger: there is no 'paper'; use wandb, csv or csv=FILE"),
         (["profile", "mlp"], "profile: mlp has no parts; fourcastnet has"),
         (
@@ -151,6 +165,31 @@ def test_bad_input_gets_one_line(arguments, message):
     assert done.exit_code == 2
     assert done.output.startswith(f"error: {message}"), done.output
     assert done.output.count("\n") == 1
+
+
+def test_a_process_that_was_killed_gets_one_line(monkeypatch):
+    def killed(*arguments):
+        raise BrokenExecutor("terminated abruptly")
+
+    monkeypatch.setattr(bench, "footprints", killed)
+    done = run("memory", "layer_norm", "--shape", "4x8", "--peer", "eager")
+    assert done.exit_code == 2
+    assert "layer_norm --shape 4x8 --batch 1" in done.output
+    assert done.output.endswith("does not fit into memory; take a smaller shape or batch\n")
+
+
+def test_problems_that_differ_only_in_what_their_input_does_not_show_stay_apart(tmp_path):
+    path, other = tmp_path / "a.json", tmp_path / "b.json"
+    layers = [word for blocks in (2, 4, 2) for word in ("--shape", f"6x10x8x{blocks}")]
+    chosen = ["--rounds", 1, "--peer", "eager", "--backend", "native"]
+    output = fine("spectral_filter", *layers, *chosen, "--json", path)
+    assert output.count("spectral_filter 1x6x10x8 float32 (6x10x8x2)") == 1
+    assert output.count("spectral_filter 1x6x10x8 float32 (6x10x8x4)") == 1
+    assert [row.model for row in read(path).times] == ["6x10x8x2"] * 2 + ["6x10x8x4"] * 2
+    fine("spectral_filter", *layers[:2], *chosen, "--json", other)
+    compared = fine("compare", path, other)
+    assert "Only in OLD, or without a baseline in both: native of spectral_filter 1x6x10x8" in compared
+    assert "Only in NEW" not in compared
 
 
 def test_the_patched_network_is_held_to_the_published_one(tmp_path):

@@ -55,6 +55,17 @@ def test_without_arguments_it_makes_the_shipped_forecast(tmp_path, monkeypatch):
     assert xr.open_zarr(tmp_path / "forecast-2.zarr")["forecast"].sizes["lead_time"] == 2
 
 
+def test_steps_are_captured_unless_told_otherwise(tutorial, tmp_path, tapes):
+    """On the CPU by a stand-in."""
+    command = "forecast", tutorial, "--steps", 2, "--members", 2, "--batch-size", 2, "--no-progress"
+    fine(*command, "-o", tmp_path / "a.zarr", "--no-capture")
+    assert not tapes
+    fine(*command, "-o", tmp_path / "b.zarr")
+    assert [tape.replays for tape in tapes] == [2]
+    a, b = (xr.open_zarr(tmp_path / name)["forecast"].values for name in ("a.zarr", "b.zarr"))
+    assert np.array_equal(a, b)
+
+
 def test_one_member_is_unperturbed(tutorial, tmp_path):
     fine("forecast", tutorial, "--steps", 1, "--members", 1, "-o", tmp_path / "a.zarr", "--no-progress")
     start = xr.open_zarr(tmp_path / "a.zarr")["forecast"].isel(lead_time=0, time=0, ensemble=0)

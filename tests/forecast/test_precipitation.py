@@ -15,6 +15,8 @@ from wxkernels.forecast import Gaussian, Interrupted, run
 from wxkernels.io import Output, open_forecast
 from wxkernels.models import AFNONet, PrecipNet
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 STEPS, MEMBERS = 6, 5
 NAMES = (*tiny.VARIABLES, "tp06")
 

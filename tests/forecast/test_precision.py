@@ -12,6 +12,8 @@ from wxkernels.errors import UserError
 from wxkernels.forecast import Gaussian, Interrupted, run
 from wxkernels.models import AFNONet, WeatherModel
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 
 def model(precision):
     torch.manual_seed(0)

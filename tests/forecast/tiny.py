@@ -23,6 +23,20 @@ class Chaos(nn.Module):
         return 1 - 1.9 * x * x.roll(1, -3)
 
 
+class Growing(nn.Module):
+    """Ten times the state: each member becomes infinite at a step of its own, from `sizes`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 10 * x
+
+
+def sizes(generator: np.random.Generator, state: xr.DataArray) -> np.ndarray:
+    """Noise: one number for all points of a member, up to 1e36; of the variable h alone."""
+    noise = np.zeros(state.shape)
+    noise[0] = 10 ** generator.uniform(20, 36)
+    return noise
+
+
 class Alike(WeatherModel):
     """A model whose operations are elementwise, so that a batch changes nothing."""
 

@@ -71,10 +71,10 @@ def notes(row: Row) -> str:
 def against(rows: Sequence[Row]) -> Table:
     """How much faster ours are than each of the others at the same size, a column each of ours."""
     ours = [row for row in rows if row.kind == "ours"]
-    own = {(row.case, row.shape, row.dtype, row.backend): row.against for row in ours}
+    own = {(row.case, row.model, row.shape, row.dtype, row.backend): row.against for row in ours}
 
     def speed(name: str) -> Callable[[Row], float | None]:
-        return lambda row: own.get((row.case, row.shape, row.dtype, name), {}).get(row.backend)
+        return lambda row: own.get((row.case, row.model, row.shape, row.dtype, name), {}).get(row.backend)
 
     names = dict.fromkeys(row.backend for row in ours)
     speeds = [_numbers(f"{name}, x", speed(name), ratio) for name in names]
@@ -138,6 +138,7 @@ FAILED = (_words("op", "op"), _words("variant", "backend"), _words("why it did n
 GLANCE = (
     _words("case", "ours.case"),
     _words("shape", "ours.shape"),
+    _numbers("speed, x", "ours.speedup", ratio),
     _numbers("batch", "ours.batch", str),
     _words("dtype", "ours.dtype"),
     Column("fastest of ours", attrgetter("ours.backend"), kind=attrgetter("ours.kind")),
@@ -146,7 +147,6 @@ GLANCE = (
     Column("fastest PyTorch", attrgetter("pytorch.backend"), kind=attrgetter("pytorch.kind")),
     _numbers("ms", "pytorch.median_ms", number),
     _numbers("error", "pytorch.error", exponent),
-    _numbers("speed, x", "ours.speedup", ratio),
     Column(
         "interval, x",
         lambda claim: interval(claim.ours) + claim.noisy * ", noisy",

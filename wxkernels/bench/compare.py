@@ -46,7 +46,7 @@ class Change:
 
 
 def compare(old: Results, new: Results) -> list[Change]:
-    """The rows that both runs have, by case, shape, dtype and backend.
+    """The rows that both runs have, by case, model, shape, dtype and backend.
 
     UserError: other devices, or no row in common that has a baseline in common.
     """
@@ -59,33 +59,37 @@ def compare(old: Results, new: Results) -> list[Change]:
         baseline = before and _baseline(before, old.times, row, new.times)
         if before and baseline:
             ratios = [
-                ratio(_times(run.times, one, baseline), one.times_ms)
+                ratio(_beside(run.times, one, baseline), one.times_ms)
                 for run, one in ((old, before), (new, row))
             ]
             found.append(Change(row, baseline, *ratios))
     if not found:
         raise UserError(
-            "the runs have no row in common: case, shape, dtype and backend, beside a common baseline"
+            "the runs have no row in common: case, --shape, --batch, dtype, backend, beside a common baseline"
         )
     return found
 
 
-def _key(row: Row) -> tuple[str, str, str, str]:
-    return row.case, row.shape, row.dtype, row.backend
+def unmatched(results: Results, found: Sequence[Change]) -> list[Row]:
+    """Rows of ours that were not compared."""
+    compared = {_key(change.row) for change in found}
+    return [row for row in results.times if row.kind == "ours" and _key(row) not in compared]
+
+
+def _key(row: Row) -> tuple[str | None, ...]:
+    return row.case, row.model, row.shape, row.dtype, row.backend
 
 
 def _baseline(before: Row, old: Sequence[Row], after: Row, new: Sequence[Row]) -> str | None:
     """The baseline of one of the runs that the other has too, and that is not this row itself."""
     for name in (before.baseline, after.baseline):
-        if name != after.backend and _has(old, before, name) and _has(new, after, name):
+        if name != after.backend and _beside(old, before, name) and _beside(new, after, name):
             return name
     return None
 
 
-def _has(rows: Sequence[Row], row: Row, backend: str) -> bool:
-    return (*_key(row)[:3], backend) in map(_key, rows)
-
-
-def _times(rows: Sequence[Row], row: Row, backend: str) -> list[float]:
-    """Those of another variant in the rounds of `row`."""
-    return next(r.times_ms for r in reversed(rows) if _key(r) == (*_key(row)[:3], backend))
+def _beside(rows: Sequence[Row], row: Row, backend: str) -> list[float]:
+    """The times of another variant in the rounds of `row`; none where it did not run in them."""
+    key = (*_key(row)[:-1], backend)
+    found = (r.times_ms for r in reversed(rows) if _key(r) == key and len(r.times_ms) == len(row.times_ms))
+    return next(found, [])

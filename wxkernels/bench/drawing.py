@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wxkernels.bench.results import Row
@@ -45,6 +46,18 @@ def require_matplotlib() -> Any:
     except ImportError:
         raise UserError("pictures need matplotlib: pip install 'wxkernels[plot]'") from None
     return matplotlib
+
+
+def require_format(path: Path) -> str:
+    """The kind of picture by the name of its file, PNG without one. UserError: none that can be drawn."""
+    require_matplotlib()
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    kind = path.suffix[1:].lower() or "png"
+    if kind not in known:
+        raise UserError(f"cannot draw {path}: {kind!r} is no kind of picture; use {', '.join(sorted(known))}")
+    return kind
 
 
 def kind(row: Row) -> str:

@@ -1,6 +1,8 @@
 """Measure the variants of a problem side by side: interleaved rounds, medians, error beside speed."""
 
 import functools
+import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wxkernels import capture
 from wxkernels.bench.ceilings import Ceilings
 from wxkernels.bench.machine import cache_bytes
 from wxkernels.bench.results import Failure, Row
 from wxkernels.bench.statistics import noisy, ratio
+
+log = logging.getLogger("wxkernels")
 
 #: A call on one of several input sets; rotating them keeps a variant from finding its input in the cache.
 Call = Callable[[Sequence[Tensor]], Any]
@@ -25,6 +30,10 @@ Progress = Callable[[str], None]
 
 #: Input sets at most: those of the smallest shapes do not fill a cache, which their rows say.
 _MOST_SETS = 256
+
+#: A shorter variant runs this long in its turn before it is timed: for some ms the OpenMP threads of the one
+#: before spin on the cores (native linear_int8 at 4050 x 256 -> 1024 on two cores: 7.0 ms, then 3.5 ms).
+_SETTLING_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,7 @@ class Size:
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
-    model: str | None = None  # whose shape it is
+    model: str | None = None  # the name of its shape
 
     def options(self) -> str:
         """The options of wxkernels-bench for this size."""
@@ -121,34 +130,79 @@ def measure(
     for variant in problem.variants:
         progress(f"prepares {variant.name}")
         try:
-            prepared[variant.name], found = prepare(variant, inputs)
-        except Exception as error:
+            one, found = prepare(variant, inputs)
+            error = _error(found, exact)
+            if not math.isfinite(error):
+                raise ValueError("its result is not finite")
+        except Exception as reason:
             if variant.kind != "peer":
                 raise
-            failed.append(Failure(problem.op, variant.name, _first_line(error)))
+            failed.append(Failure(problem.op, variant.name, _first_line(reason)))
             continue
-        errors[variant.name] = _error(found, exact)
+        prepared[variant.name], errors[variant.name] = one, error
         del found
     variants = [v for v in problem.variants if v.name in prepared]
-    turns = cycle(range(len(inputs)))
+    turns = Turns(prepared, problem.size.device)
     with torch.inference_mode():
         # Again: what was compiled for one is compiled anew after others were (20 s of a round, at full size).
         for variant in variants:
             progress(f"warms up {variant.name}")
-            call, own = prepared[variant.name]
-            call(own[next(turns)])
-        times = _interleaved(prepared, turns, rounds, problem.size.device, progress)
+            turns.seconds(variant.name)
+        times = _interleaved(turns, list(prepared), rounds, progress)
     cold = _rotating_bytes(inputs) > (cache_bytes(problem.size.device) or float("inf"))
     return [_row(problem, v, variants, times, errors[v.name], cold, ceilings) for v in variants], failed
+
+
+class Replayed:
+    """A call as a CUDA graph: what it launches, without the time that the launches take."""
+
+    def __init__(self, call: Call, inputs: Sequence[Tensor]):
+        self.graph = capture.Graph(lambda *tensors: call(tensors), inputs)
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Any:
+        """Its result is overwritten by the next."""
+        self.graph.fill(inputs)
+        self.graph.replay()
+        return self.graph.output
+
+
+class Turns:
+    """Calls of variants in turn, each on the next inputs.
+
+    prepared: of each variant its call and what it takes for each input set, by name.
+    """
+
+    def __init__(self, prepared: Mapping[str, tuple[Call, Sequence[Sequence[Tensor]]]], device: torch.device):
+        self.prepared, self.device = prepared, device
+        self._last: dict[str, float] = {}
+        self._sets: Iterator[int] = cycle(range(len(next(iter(prepared.values()))[1])) if prepared else ())
+
+    def seconds(self, name: str) -> float:
+        """The time of the next call of a variant."""
+        call, own = self.prepared[name]
+        self._last[name] = seconds(call, own[next(self._sets)], self.device)
+        return self._last[name]
+
+    def settle(self, name: str) -> None:
+        """Run a short variant untimed, on a CPU, until threads of the one before have gone to sleep."""
+        if self.device.type != "cpu" or self._last.get(name, 0.0) >= _SETTLING_SECONDS:
+            return
+        end = time.perf_counter() + _SETTLING_SECONDS
+        while time.perf_counter() < end:
+            self.seconds(name)
 
 
 def seconds(call: Call, inputs: Sequence[Tensor], device: torch.device) -> float:
     """The time of one call: the clock; on a GPU events, after its cache was overwritten."""
     if device.type == "cuda":
+        launch: Callable[[], Any] = functools.partial(call, inputs)
+        if isinstance(call, Replayed):
+            call.graph.fill(inputs)
+            launch = call.graph.replay
         _flushed(device).zero_()
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        call(inputs)
+        launch()
         stop.record()
         stop.synchronize()
         return start.elapsed_time(stop) / 1e3
@@ -181,11 +235,19 @@ def _rotating_bytes(inputs: Sequence[Sequence[Tensor]]) -> int:
 def prepare(
     variant: Variant, inputs: Sequence[Sequence[Tensor]]
 ) -> tuple[tuple[Call, list[Sequence[Tensor]]], Tensor]:
-    """The call, what it takes for each input set, and the value that it computes for the first."""
+    """The call, what it takes for each input set, and the value that it computes for the first.
+
+    On a GPU the call is captured in a CUDA graph; where it cannot be, that is told, and it stays as it is.
+    """
     with torch.inference_mode():
         own = [variant.adapt(tensors) for tensors in inputs]
     call = variant.build()
     with torch.inference_mode():
+        if own[0][0].device.type in capture.DEVICES:
+            try:
+                call = Replayed(call, own[0])
+            except capture.Uncapturable as error:
+                log.warning("%s: timed with its launches, it is no CUDA graph: %s", variant.name, error)
         return (call, own), variant.finish(call(own[0]), inputs[0])
 
 
@@ -198,21 +260,16 @@ def _error(found: Tensor, exact: Tensor) -> float:
 
 
 def _interleaved(
-    prepared: Mapping[str, tuple[Call, Sequence[Sequence[Tensor]]]],
-    turns: Iterator[int],
-    rounds: int,
-    device: torch.device,
-    progress: Progress,
+    turns: "Turns", names: Sequence[str], rounds: int, progress: Progress
 ) -> dict[str, np.ndarray]:
-    """Seconds of each call in each round; every call takes the next inputs."""
-    names = list(prepared)
+    """Seconds of each call in each round."""
     times = {name: np.empty(rounds) for name in names}
     for r in range(rounds):
         for i in range(len(names)):
             name = names[(i + r) % len(names)]  # no variant always follows the same one
             progress(f"round {r + 1} of {rounds}: {name}")
-            call, own = prepared[name]
-            times[name][r] = seconds(call, own[next(turns)], device)
+            turns.settle(name)
+            times[name][r] = turns.seconds(name)
     return times
 
 

@@ -4,13 +4,13 @@ import csv
 import importlib.util
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from wxkernels.bench.results import Footprint, Part, Results, Row
 from wxkernels.errors import UserError
-from wxkernels.io.files import named_errors, whole_file
+from wxkernels.io.files import named_errors, require_writable, whole_file
 
 #: Of a run, in each row of a log.
 _RUN = ("date", "commit", "device", "torch")
@@ -24,11 +24,14 @@ def write_csv(records: Sequence[Row] | Sequence[Part] | Sequence[Footprint], pat
 def logger(text: str) -> Callable[[Results], None]:
     """What adds the times of a run to a log: "wandb", "csv" or "csv=FILE".
 
-    UserError: there is no such logger, or what it needs is not installed.
+    UserError: there is no such logger, what it needs is not installed, or the file is of something else.
     """
     name, _, path = text.partition("=")
     if name == "csv":
-        return lambda results: _append(results, Path(path or "wxkernels-bench.csv"))
+        log = Path(path or "wxkernels-bench.csv")
+        require_writable(log)
+        _log(log)
+        return lambda results: _append(results, log)
     if text != "wandb":
         raise UserError(f"--logger: there is no {text!r}; use wandb, csv or csv=FILE")
     if importlib.util.find_spec("wandb") is None:
@@ -37,15 +40,24 @@ def logger(text: str) -> Callable[[Results], None]:
 
 
 def _append(results: Results, path: Path) -> None:
-    before: list[dict[str, str]] = []
-    if path.exists():
-        with named_errors("read", path), path.open(newline="") as file:
-            before = list(csv.DictReader(file))
     run = {name: results.conditions.get(name) for name in _RUN}
     added = [_flat({**run, **asdict(row)}) for row in results.times]
-    if before and added and list(before[0]) != list(added[0]):
+    _write([*_log(path), *added], path)
+
+
+def _log(path: Path) -> list[dict[str, str]]:
+    """The rows of a log, none where there is no file. UserError: it is of something else."""
+    if not path.exists() or not path.stat().st_size:
+        return []
+    columns = list(dict.fromkeys((*_RUN, *(field.name for field in fields(Row)))))
+    try:
+        with named_errors("read", path), path.open(newline="") as file:
+            head, *rows = csv.reader(file)
+    except (csv.Error, ValueError):  # no text
+        head, rows = [], []
+    if head != columns or any(len(row) != len(columns) for row in rows):
         raise UserError(f"{path} has other columns than this version writes; log to another file")
-    _write([*before, *added], path)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def _wandb(results: Results) -> None:

@@ -15,7 +15,9 @@ import torch
 import wxkernels
 from wxkernels import _native
 
-_CPU = Path("/sys/devices/system/cpu/cpu0")
+_CPUS = Path("/sys/devices/system/cpu")
+_STAT = "/proc/stat"
+_LOOK_SECONDS = 0.3
 _SMI = {  # nvidia-smi's names, ours
     "clocks.sm": "clock_mhz",
     "clocks.max.sm": "clock_max_mhz",
@@ -36,12 +38,19 @@ def device_name(device: torch.device) -> str:
 
 
 def cache_bytes(device: torch.device) -> int | None:
-    """The size of the last level cache; None where the system does not tell."""
+    """The last level caches of all processors that this process may use; None where the system is silent."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).L2_cache_size
-    sizes = [_read(path).strip() for path in _CPU.glob("cache/index*/size")]
     units = {"K": 2**10, "M": 2**20}
-    return max((int(s[:-1]) * units[s[-1]] for s in sizes if re.fullmatch(r"\d+[KM]", s)), default=None)
+    found: dict[tuple[str, str], int] = {}
+    for cpu in os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ():
+        for index in (_CPUS / f"cpu{cpu}/cache").glob("index*"):
+            told = (_read(index / name).strip() for name in ("level", "shared_cpu_list", "size"))
+            level, shared, size = told
+            if re.fullmatch(r"\d+[KM]", size):
+                found[level, shared] = int(size[:-1]) * units[size[-1]]
+    last = max((level for level, _ in found), default="")
+    return sum(size for (level, _), size in found.items() if level == last) or None
 
 
 def conditions(device: torch.device) -> dict[str, Any]:
@@ -70,7 +79,7 @@ def conditions(device: torch.device) -> dict[str, Any]:
 def _cpu() -> dict[str, Any]:
     """Memory, and the clock of the fastest core now and at most."""
     now = [float(mhz) for mhz in re.findall(r"cpu MHz\s*: ([\d.]+)", _read("/proc/cpuinfo"))]
-    most = _read(_CPU / "cpufreq/cpuinfo_max_freq").strip()
+    most = _read(_CPUS / "cpu0/cpufreq/cpuinfo_max_freq").strip()
     total = re.search(r"MemTotal:\s+(\d+) kB", _read("/proc/meminfo"))
     return {
         "memory_gbytes": total and round(int(total[1]) * 1024 / 1e9, 1),
@@ -103,8 +112,17 @@ def smi(gpu: str) -> dict[str, float | None]:
 
 
 def load() -> float | None:
-    """Processes that ran or waited to, on average of the last minute; before a run those of others."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+    """Processors that others keep busy while this process sleeps; None where the system does not tell."""
+    before, begin = _busy(), time.perf_counter()
+    time.sleep(_LOOK_SECONDS)
+    after, end = _busy(), time.perf_counter()
+    return None if before is None or after is None else round((after - before) / (end - begin), 2)
+
+
+def _busy() -> float | None:
+    """Seconds that all processors worked since the start of the system."""
+    found = re.match(r"cpu +(\d+) (\d+) (\d+) \d+ \d+ (\d+) (\d+) (\d+)", _read(_STAT))
+    return sum(map(int, found.groups())) / os.sysconf("SC_CLK_TCK") if found else None
 
 
 def _versions(*packages: str) -> dict[str, str]:

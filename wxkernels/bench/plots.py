@@ -60,7 +60,7 @@ def case_plots(rows: Sequence[Row], conditions: Mapping[str, Any]) -> list[Plot]
     """Of the rows of one case in one run. Bars, roofline and errors are at the smallest batch of a size."""
     rows = [row for row in rows if sound(row.median_ms, row.p20_ms, row.p80_ms, row.speedup)]
     found = []
-    for series in _grouped(rows, lambda row: (row.case, row.dtype, _member_shape(row))).values():
+    for series in _grouped(rows, lambda row: (row.case, row.model, row.dtype, _member_shape(row))).values():
         smallest = min(row.batch for row in series)
         some = sorted((row for row in series if row.batch == smallest), key=lambda row: row.median_ms)
         name = f"{some[0].case} {some[0].shape} {some[0].dtype}"
@@ -101,13 +101,10 @@ def draw(plots: Sequence[Plot]) -> Figure:
 def _save(plots: Sequence[Plot], path: str | Path) -> None:
     if not plots:
         raise UserError("there is nothing to draw: the results hold no times")
+    kind = drawing.require_format(Path(path))
     figure = draw(plots)
-    kind = Path(path).suffix[1:] or "png"
     with whole_file(path) as partial_path:
-        try:
-            figure.savefig(partial_path, format=kind, dpi=200)
-        except ValueError as error:
-            raise UserError(f"cannot write {path}: {error}") from None
+        figure.savefig(partial_path, format=kind, dpi=200)
 
 
 # --- time
@@ -124,15 +121,18 @@ def _bars_plot(rows: Sequence[Row], name: str) -> Plot:
 def _bars(rows: Sequence[Row], figure: FigureBase) -> None:
     ax = figure.subplots()
     unit, scale = unit_for(row.p80_ms for row in rows)
+    right = 0.0
     for y, row in enumerate(rows):
         ax.barh(y, scale * row.median_ms, color=drawing.COLOURS[drawing.kind(row)], height=0.72)
-        if sound(row.floor_ms):
-            drawing.floor_across(ax, y, scale * (row.floor_ms or 0.0))
         low, high = scale * min(row.p20_ms, row.median_ms), scale * max(row.p80_ms, row.median_ms)
         ax.plot([low, high], [y, y], color=INK, linewidth=1, marker="|", markersize=4)
+        if row.floor_ms and sound(row.floor_ms):
+            drawing.floor_across(ax, y, scale * row.floor_ms)
+            high = max(high, scale * row.floor_ms)
         drawing.text_beside(ax, high, y, f"{three(scale * row.median_ms)} {unit}, {three(row.speedup)}x")
+        right = max(right, high)
     _name_bars(ax, [plain(row.backend) + row.noisy * " (noisy)" for row in rows])
-    ax.set_xlim(0, 1.02 * scale * max(row.p80_ms for row in rows))
+    ax.set_xlim(0, 1.02 * right)
     ax.set_xlabel(f"time, {unit}")
     drawing.legend_of_bars(figure, rows)
 
@@ -270,7 +270,7 @@ def _batch_plot(rows: Sequence[Row]) -> list[Plot]:
     if len({row.batch for row in rows}) < 2:
         return []
     first = min(rows, key=lambda row: row.batch)
-    title = f"Scaling with batch: {first.case} {first.shape} {first.dtype}"
+    title = f"Scaling with batch: {first.case} {_member_shape(first)} {first.dtype}"
     note = "The time of a member against the batch; a line that falls gains from larger batches."
     return [_lines_plot(title, note, rows, lambda row: row.batch, "batch")]
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from wxkernels.bench import columns, drawing, plots
 from wxkernels.bench.claims import claims, strongest
 from wxkernels.bench.columns import Table
-from wxkernels.bench.results import Results
+from wxkernels.bench.results import Results, Row
 from wxkernels.bench.svg import inline_svg
 from wxkernels.errors import UserError
 from wxkernels.io.files import whole_file
@@ -91,7 +91,7 @@ def _sections(results: Sequence[Results], draw: bool) -> Iterator[Section]:
             # With one other variant the table of speeds says it already.
             several = any(len(row.against) > 1 for row in rows if row.kind == "ours")
             yield Section(
-                case,
+                _title(case, rows, results),
                 i,
                 pictures(plots.case_plots(rows, run.conditions)),
                 Table(columns.TIMES, rows),
@@ -105,6 +105,13 @@ def _sections(results: Sequence[Results], draw: bool) -> Iterator[Section]:
             )
         if run.memory:
             yield Section("Memory", i, [], Table(columns.MEMORY, run.memory), None, _commands(run.memory))
+
+
+def _title(case: str, rows: Sequence[Row], results: Sequence[Results]) -> str:
+    """The case; where several runs have it, with the batches of this one."""
+    runs = [run for run in results if any(row.case == case for row in run.times)]
+    batches = ", ".join(str(batch) for batch in dict.fromkeys(row.batch for row in rows))
+    return case if len(runs) == 1 else f"{case}, batch {batches}"
 
 
 def _commands(rows: Sequence[Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """What a run found, and the file that keeps it."""
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -23,7 +24,7 @@ class Row:
 
     device: str
     case: str
-    model: str | None  # whose shape it is, "model" or "model:layer"; None: sizes of the command line
+    model: str | None  # its --shape: the "model" or "model:layer" whose it is, or sizes
     op: str
     shape: str  # of the input, with the batch
     batch: int
@@ -36,7 +37,7 @@ class Row:
     median_ms: float
     p20_ms: float
     p80_ms: float
-    baseline: str  # the fastest PyTorch variant of the run
+    baseline: str  # the fastest PyTorch variant of the run, or without one the fastest peer
     speedup: float  # the baseline's time over this one's
     speedup_low: float | None
     speedup_high: float | None
@@ -121,12 +122,12 @@ class Results:
 
 
 def read(path: str | Path) -> Results:
-    """UserError: not there, not results, of another schema, or without what the schema has."""
+    """UserError: not there, not results, of another schema, without what it has, or not finite."""
     try:
         content = json.loads(Path(path).read_text())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{path} is not JSON; give a file that wxkernels-bench --json wrote") from None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         schema = content.get("schema") if isinstance(content, dict) else None
@@ -140,6 +141,9 @@ def read(path: str | Path) -> Results:
             if not isinstance(items, list):
                 raise UserError(f"{name} is no list")
             content[name] = [_checked(kind, item, f"{name}[{i}]") for i, item in enumerate(items)]
+        for i, row in enumerate(content["times"]):
+            if len(row.times_ms) != row.rounds or not all(time > 0 for time in row.times_ms):
+                raise UserError(f"times[{i}] has not {row.rounds} times above 0 for 'times_ms'")
         return _checked(Results, content, "the file")
     except UserError as error:
         raise UserError(f"{path}: {error}; measure again with --json") from None
@@ -162,8 +166,14 @@ def _checked(kind: type, item: Any, where: str) -> Any:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    kinds = {get_origin(option) or option for option in options}
-    if isinstance(value, bool):
-        return bool in kinds
-    return isinstance(value, tuple(kinds)) or (isinstance(value, int) and float in kinds)
+    """Whether a value of JSON is of a type; numbers are finite."""
+    if isinstance(hint, UnionType):
+        return any(_fits(value, option) for option in get_args(hint))
+    kind, inside = get_origin(hint) or hint, get_args(hint)
+    if kind is float:
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    if kind is list:
+        return isinstance(value, list) and all(_fits(item, inside[0]) for item in value)
+    if kind in (dict, Mapping) and inside[1] is not Any:
+        return isinstance(value, dict) and all(_fits(item, inside[1]) for item in value.values())
+    return type(value) is kind

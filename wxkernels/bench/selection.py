@@ -1,5 +1,6 @@
 """What the words of a command line choose: cases, their sizes, their variants."""
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -28,12 +29,13 @@ def sizes(
     quick: bool = False,
 ) -> list[Size]:
     """Every combination; by default the case's first model, its first dtype, batch 1."""
-    return [
+    found = [
         Size(batch, shape, _dtype(case, dtype), device, model)
         for model, shape in _shapes(case, shapes or [QUICK if quick else next(iter(case.shapes))])
         for dtype in dtypes or (dtype_name(case.dtypes[0]),)
         for batch in batches or (1,)
     ]
+    return list(dict.fromkeys(found))
 
 
 def variants(
@@ -78,17 +80,16 @@ def _check(option: str, name: str, here: dict[str, Here]) -> None:
         raise UserError(f"{option}: {name} cannot run here: {known[name]}")
 
 
-def _shapes(case: Case, texts: Sequence[str]) -> list[tuple[str | None, tuple[int, ...]]]:
-    """The shapes that are named, with their names, or spelled out."""
-    found: list[tuple[str | None, tuple[int, ...]]] = []
+def _shapes(case: Case, texts: Sequence[str]) -> list[tuple[str, tuple[int, ...]]]:
+    """The shapes that are named, with their names, or spelled out, which then is their name."""
+    found: list[tuple[str, tuple[int, ...]]] = []
     for text in texts:
         named = [item for item in case.shapes.items() if text in (item[0], item[0].partition(":")[0])]
         sizes = text.split("x")
-        if not named and (
-            len(sizes) != len(case.axes.split(" x ")) or not all(s.isdigit() and int(s) for s in sizes)
-        ):
+        spelled = all(re.fullmatch("[1-9][0-9]{0,8}", s) for s in sizes)
+        if not named and not (spelled and len(sizes) == len(case.axes.split(" x "))):
             raise UserError(f"--shape: {text!r} is neither {case.axes} nor one of {', '.join(case.shapes)}")
-        found += named or [(None, tuple(map(int, sizes)))]
+        found += named or [("x".join(sizes), tuple(map(int, sizes)))]
     return found
 
 

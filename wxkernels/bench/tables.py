@@ -15,7 +15,7 @@ from wxkernels.bench.engine import dtype_name
 from wxkernels.bench.results import Footprint, Part, Results, Row
 from wxkernels.bench.statistics import Ratio
 
-#: Other processes that may run before a run is not quiet.
+#: Processors that others may keep busy before a run is not quiet.
 _QUIET = 0.5
 
 
@@ -54,11 +54,11 @@ def conditions(header: dict[str, Any]) -> Iterator[str]:
     versions = (f"{name} {header[name]}" for name in ("torch", "wxkernels", "commit", "date"))
     yield ", ".join(versions)
     if (header.get("load") or 0) > _QUIET:
-        yield f"Not quiet: {header['load']} processes ran on average of the minute before; times are noisy."
+        yield f"Not quiet: others kept {header['load']} processors busy before the run; times are noisy."
 
 
-def changes(found: Sequence[Change]) -> Iterator[Table | str]:
-    """What `compare` found, the rows of each problem together."""
+def changes(found: Sequence[Change], before: Sequence[Row], after: Sequence[Row]) -> Iterator[Table | str]:
+    """What `compare` found, the rows of each problem together; then those of ours that were not compared."""
     for problem, some in _grouped(found, lambda change: _title(change.row)):
         table = _table(problem, "backend", "baseline", "old", "new", "new/old", "95 %", "")
         for change in some:
@@ -72,6 +72,10 @@ def changes(found: Sequence[Change]) -> Iterator[Table | str]:
         f"old, new: speed against the baseline of the same run. A change is more than {LEAST:.0%}, and its"
         " interval, from the noise of both runs, does not hold 1."
     )
+    for run, rows in (("OLD", before), ("NEW", after)):
+        for problem, some in _grouped(rows, _title):
+            names = ", ".join(row.backend for row in some)
+            yield escape(f"Only in {run}, or without a baseline in both: {names} of {problem}")
 
 
 def cases(found: Sequence[Case], device: Any) -> Iterator[Table | str]:
@@ -120,9 +124,9 @@ def _times(rows: Sequence[Row]) -> Iterator[Table | str]:
             yield table
     if rows:
         yield (
-            "speed: against the fastest PyTorch variant of the same rounds. floor: operations of each"
-            " precision at its peak, or bytes at the speed of memory. error: largest, against float64, over"
-            " the largest value."
+            "speed: against the fastest PyTorch variant of the same rounds, without one the fastest peer."
+            " floor: operations of each precision at its peak, or bytes at the speed of memory. error:"
+            " largest, against float64, over the largest value."
         )
 
 
@@ -185,7 +189,7 @@ def _number(value: float) -> str:
 
 
 def _title(row: Row) -> str:
-    model = f" ({row.model})" if row.model else ""
+    model = f" ({row.model})" if row.model and row.model not in row.shape else ""
     return f"{row.case} {row.shape} {row.dtype}{model}"
 
 

@@ -1,8 +1,10 @@
 """wxkernels-bench: measure the kernels against PyTorch, side by side, with the error beside the speed."""
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,11 @@ import click
 import torch
 from rich.console import Console
 
-from wxkernels.bench import export, plots, selection, tables
+from wxkernels.bench import drawing, export, plots, selection, tables
 from wxkernels.bench.case import Case
 from wxkernels.bench.cases import CASES
 from wxkernels.bench.ceilings import measure_ceilings
-from wxkernels.bench.compare import compare
+from wxkernels.bench.compare import compare, unmatched
 from wxkernels.bench.engine import Progress, Size, measure
 from wxkernels.bench.machine import conditions, load
 from wxkernels.bench.memory import footprints
@@ -23,6 +25,7 @@ from wxkernels.bench.profile import measure_parts, write_trace
 from wxkernels.bench.results import Results, read
 from wxkernels.cli import one_line_errors, torch_device
 from wxkernels.errors import UserError
+from wxkernels.io.files import require_writable
 
 _FILE = click.Path(path_type=Path)
 _QUICK_ROUNDS = 3
@@ -105,13 +108,13 @@ def main(
     speeds are against the fastest PyTorch variant that ran.
     """
     target = _device(device, threads)
-    chosen = [selection.case(name) for name in cases or CASES]
+    chosen = [selection.case(name) for name in dict.fromkeys(cases or CASES)]
     if listing:
         for part in tables.cases(chosen, target):
             Console(width=120).print(part, highlight=False)
         return
     logs = [export.logger(text) for text in loggers]
-    _writable(json_path, csv_path, plot_path)
+    _writable(json_path, csv_path, plot=plot_path)
     sizes = [
         (case, size)
         for case in chosen
@@ -128,9 +131,10 @@ def main(
     with _progress(sizes) as tell:
         for case, size in sizes:
             torch.compiler.reset()  # recompilations are limited, and old ones would count
-            problem = case.problem(size, names[case.name])
             most = rounds or (_QUICK_ROUNDS if quick else case.rounds)
-            rows, failed = measure(problem, ceilings, rounds=most, progress=tell(case, size))
+            with _in_memory(case, size):
+                problem = case.problem(size, names[case.name])
+                rows, failed = measure(problem, ceilings, rounds=most, progress=tell(case, size))
             results.times += rows
             results.failed += failed
     results.conditions = {**conditions(target), **ceilings.conditions(), "load": before}
@@ -162,7 +166,7 @@ def profile(
     if chosen.network is None:
         having = ", ".join(name for name, case in CASES.items() if case.network)
         raise UserError(f"profile: {chosen.name} has no parts; {having} has")
-    _writable(json_path, csv_path, plot_path, trace_path)
+    _writable(json_path, csv_path, trace_path, plot=plot_path)
     sizes = selection.sizes(chosen, target, shapes, batches)
     if len(sizes) > 1 and (plot_path or trace_path):
         raise UserError("--plot and --trace are of one size: give one --shape and one --batch")
@@ -178,11 +182,12 @@ def profile(
     results = Results(command_line, {})
     with _progress([(chosen, size) for size in sizes]) as tell:
         for size in sizes:
-            network = chosen.network(size, names)
             progress = tell(chosen, size)
-            results.parts += measure_parts(
-                network, ceilings, rounds=rounds or chosen.rounds, progress=progress
-            )
+            with _in_memory(chosen, size):
+                network = chosen.network(size, names)
+                results.parts += measure_parts(
+                    network, ceilings, rounds=rounds or chosen.rounds, progress=progress
+                )
             if trace_path:
                 progress("writes the trace")
                 write_trace(network, trace_path)
@@ -220,10 +225,11 @@ def memory(
     with _progress([(chosen, size) for size in sizes]) as tell:
         for size in sizes:
             progress = tell(chosen, size)
-            if chosen.memory:
-                results.memory += chosen.memory(size, names, progress)
-            else:
-                results.memory += footprints(chosen.name, chosen.problem, size, names, progress)
+            with _in_memory(chosen, size):
+                if chosen.memory:
+                    results.memory += chosen.memory(size, names, progress)
+                else:
+                    results.memory += footprints(chosen.name, chosen.problem, size, names, progress)
     results.conditions = {**conditions(target), "load": before}
     _finish(results, results.memory, json_path, csv_path, reproduce)
 
@@ -238,8 +244,9 @@ def compare_command(old, new, fail_on_slower):
 
     Speeds are compared, each against the baseline of its own run: another day's clock does not matter.
     """
-    found = compare(read(old), read(new))
-    for part in tables.changes(found):
+    before, after = read(old), read(new)
+    found = compare(before, after)
+    for part in tables.changes(found, unmatched(before, found), unmatched(after, found)):
         _console().print(part, highlight=False)
     if fail_on_slower and any(c.row.kind == "ours" and c.verdict == "slower" for c in found):
         sys.exit(1)
@@ -258,6 +265,9 @@ def report(files, output):
 
 def _device(name: str, threads: int | None) -> torch.device:
     if threads:
+        processors = os.cpu_count() or threads
+        if threads > processors:
+            raise UserError(f"--threads: {threads} are more than the {processors} processors of this machine")
         torch.set_num_threads(threads)
     device = torch_device(name)
     assert isinstance(device, torch.device)
@@ -268,11 +278,26 @@ def _ours(case: Case, device: torch.device) -> list[str]:
     return [name for name, reason in case.ours(device).items() if reason is None]
 
 
-def _writable(*paths: Path | None) -> None:
-    """UserError, before anything is measured: a file has no folder to be written to."""
-    for path in paths:
-        if path and not path.parent.is_dir():
-            raise UserError(f"cannot write {path}: no folder {path.parent}; make it or choose another path")
+def _writable(*paths: Path | None, plot: Path | None = None) -> None:
+    """UserError, before anything is measured: what is asked for cannot be written."""
+    for path in (*paths, plot):
+        if path:
+            require_writable(path)
+    if plot:
+        drawing.require_format(plot)
+
+
+@contextmanager
+def _in_memory(case: Case, size: Size) -> Iterator[None]:
+    """UserError: the machine's memory does not hold a problem."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        short = isinstance(error, MemoryError | torch.OutOfMemoryError | BrokenExecutor)  # killed, the last
+        if short or "allocate memory" in str(error) or "overflow" in str(error):
+            text = f"{case.name} {size.options()} does not fit into memory; take a smaller shape or batch"
+            raise UserError(text) from None
+        raise
 
 
 @contextmanager

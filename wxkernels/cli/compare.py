@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from wxkernels.cli import inputs, scores
-from wxkernels.cli.quantize import convert, summary
+from wxkernels.cli.quantize import summary
 from wxkernels.errors import UserError
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ def _models(
     console: Console,
 ) -> dict[str, WeatherModel]:
     """The case's model in each precision, on the device; says what calibrated it."""
+    from wxkernels.forecast.calibrate import calibrate
+
     if case.model.precision != "fp32":
         raise UserError(
             f"{case.model.source}: is in {case.model.precision} already; give the checkpoint it was made from"
@@ -93,7 +95,7 @@ def _models(
     models = {name: copy.deepcopy(case.model).to(device) for name in names}
     for name, model in models.items():
         if name != "fp32":
-            scheme = convert(model, states, name, name=str(states.attrs.get("source", "")))
+            scheme = calibrate(model, states, name, name=str(states.attrs.get("source", "")))
             console.print(f"{name}: {summary(scheme, states.sizes['time'])}", soft_wrap=True)
     return models
 

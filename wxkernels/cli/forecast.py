@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 @click.option("--region", help="Write only this box: north,west,south,east in degrees.")
 @click.option("--statistics-only", is_flag=True, help="Write mean and standard deviation instead of members.")
 @click.option("--netcdf", type=click.Path(path_type=Path), help="Write the forecast as netCDF too.")
+@click.option(
+    "--no-capture", is_flag=True, help="On a GPU: launch every step anew instead of replaying its CUDA graph."
+)
 @click.option("--no-progress", is_flag=True, help="No progress bar.")
 @scores.options
 @one_line_errors
@@ -180,6 +183,7 @@ def _run(
             scorer=scorer,
             resume=options["resume"],
             progress=not options["no_progress"],
+            capture=not options["no_capture"],
         )
     except UserError:
         if not options["resume"] and not any(store.rglob("c/*")):  # zarr's chunks

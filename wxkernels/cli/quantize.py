@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -18,10 +16,7 @@ from wxkernels.cli import inputs, one_line_errors
 from wxkernels.errors import UserError
 
 if TYPE_CHECKING:
-    import xarray as xr
-
     from wxkernels.forecast.case import Case
-    from wxkernels.models import WeatherModel
     from wxkernels.quantization import Scheme
 
 
@@ -57,6 +52,7 @@ def command(source: Path | None, model: Path | None, **options: Any) -> None:
     SOURCE: a file of fields, or FourCastNet's tutorial folder (ccai_demo). Without arguments: the shipped
     shallow-water model and its cases.
     """
+    from wxkernels.forecast.calibrate import calibrate
     from wxkernels.forecast.compare import evenly
 
     overrides = dict(_pattern(text) for text in options["keep"])
@@ -66,7 +62,7 @@ def command(source: Path | None, model: Path | None, **options: Any) -> None:
     states = states.sel(time=evenly(states["time"].values, options["states"]))
     console = Console(highlight=False)
     with inputs.on_machine(options) as device:
-        scheme = convert(
+        scheme = calibrate(
             case.model.to(device),
             states,
             options["precision"],
@@ -85,6 +81,8 @@ def quantize(case: Case, precision: str | None, device: torch.device, console: C
 
     UserError: the checkpoint is in another precision than fp32 already.
     """
+    from wxkernels.forecast.calibrate import calibrate
+
     model = case.model
     if precision in (None, model.precision):
         return
@@ -96,32 +94,8 @@ def quantize(case: Case, precision: str | None, device: torch.device, console: C
     assert precision is not None
     console.print(f"calibrating {precision} on the initial state")
     states = case.initial.expand_dims("time")
-    scheme = convert(model.to(device), states, precision, name=str(case.initial.attrs.get("source", "")))
+    scheme = calibrate(model.to(device), states, precision, name=str(case.initial.attrs.get("source", "")))
     console.print(summary(scheme, 1), soft_wrap=True)
-
-
-def convert(
-    model: WeatherModel, states: xr.DataArray, precision: str, *, name: str, **options: Any
-) -> Scheme:
-    """Quantise `model` in place on states (time, variable, lat, lon) of the data `name`, physical units.
-
-    options: overrides and budget of WeatherModel.quantize. UserError: it cannot be done.
-    """
-    from wxkernels.forecast.ensemble import normalised
-
-    values = np.stack([normalised(model, states.isel(time=[i])).values for i in range(states.sizes["time"])])
-    provenance = {
-        "data": name,
-        "sha256": hashlib.sha256(np.ascontiguousarray(values).data).hexdigest(),  # of the normalised states
-        "times": [np.datetime_as_string(t, "m") for t in states["time"].values],
-        "states": len(values),
-        "checkpoint": model.source,
-        "checkpoint_sha256": model.sha256,
-    }
-    try:
-        return model.quantize(torch.from_numpy(values), precision, provenance=provenance, **options)
-    except ValueError as error:
-        raise UserError(f"{model.source}: cannot be quantised: {error}") from None
 
 
 def _pattern(text: str) -> tuple[str, str]:

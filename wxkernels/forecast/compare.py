@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -119,12 +120,13 @@ def compare(
             for step in range(steps + 1):
                 for name, work in runs.items():
                     before = done - int(work.ensemble.at.sum())
-                    try:
+                    with _errors_of(name):
                         work.step(step, lambda made, _, before=before: bar(before + made, total))  # type: ignore[misc]
-                    except UserError as error:
-                        raise UserError(f"{name}: {error}") from None
                     done = before + int(work.ensemble.at.sum())
                     twins[name].update(step, work.ensemble.output, reference.output)
+            for name, work in runs.items():
+                with _errors_of(name):
+                    work.finish()
     found = {name: twin.result() for name, twin in twins.items()}
     for name, scorer in scorers.items():
         found[name] = found[name].merge(
@@ -137,3 +139,12 @@ def compare(
         "ensemble_members": members,
     }
     return dataset
+
+
+@contextmanager
+def _errors_of(name: str) -> Iterator[None]:
+    """Errors of a run begin with the name of its model."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +14,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from wxkernels.capture import Captured
 from wxkernels.errors import UserError
 from wxkernels.forecast.batching import MARGIN, free_memory
+from wxkernels.forecast.beside import runs_ahead, to_device, to_host
 from wxkernels.forecast.perturbations import Perturbation, member_noise
 from wxkernels.io.grid import Grid
 
@@ -40,11 +44,12 @@ class Ensemble:
 
     states (M, C, H, W), normalised, and output (M, C', H, W), physical, C' with the diagnosed variables, both
     float32, stay where they are made.
-    at (M,) int64: the step of each member. live (M,) bool: false, and the state NaN, from the step on where
-    it was not finite. UserError: the two buffers do not fit into memory.
+    at (M,) int64: the step of each member. alive (M,) bool, on the device: false from the step on where the
+    state was not finite, and with it the output NaN; live (M,) bool is what the host knows of it, by `look`.
+    capture: on a GPU the model is replayed from CUDA graphs. UserError: the buffers do not fit into memory.
     """
 
-    def __init__(self, model: WeatherModel, numbers: Sequence[int]) -> None:
+    def __init__(self, model: WeatherModel, numbers: Sequence[int], capture: bool = True) -> None:
         self.model, self.numbers = model, numbers
         device = model.device
         M, C, C_out = len(numbers), len(model.variables), len(model.output_variables)
@@ -58,57 +63,73 @@ class Ensemble:
         self.output = torch.empty((M, C_out, *model.grid.shape), device=device)
         self.at = torch.zeros(len(numbers), dtype=torch.int64)
         self.live = torch.ones(len(numbers), dtype=torch.bool)
+        self.alive = self.live.to(device, copy=True)
         self.stopped: list[Stopped] = []
+        self._news: deque[tuple[int, slice, Tensor]] = deque()  # step, part, (m, C): what is not finite
         self._mean, self._std = (s.float().view(-1, 1, 1) for s in (model.mean, model.std))
+        calls: tuple[Callable[[Tensor], Tensor], ...] = model.step, partial(_diagnosed, model)
+        if capture:
+            calls = tuple(Captured(call, model.parts).lend for call in calls)
+        self._step, self._diagnose = calls
 
     def begin(self, state: xr.DataArray, perturbation: Perturbation | None, control: bool, seed: int) -> None:
         """Set all members to `state` (variable, lat, lon), normalised, plus noise; `control`: but for 0."""
-        values = torch.from_numpy(state.values)
+        device = self.states.device
+        self.states.copy_(to_device(state.values, device))
         for row, member in enumerate(self.numbers):
-            self.states[row] = values
             if perturbation is not None and not (control and member == 0):
-                noise = member_noise(perturbation, seed, member, state)
-                self.states[row] += torch.from_numpy(noise).to(self.states.device)
+                self.states[row] += to_device(member_noise(perturbation, seed, member, state), device)
 
     def advance(self, part: slice, step: int) -> int:
         """Take the live members of `part` that are not there yet to `step`; returns how many were taken."""
-        due = self.live[part] & (self.at[part] < step)
-        rows: Any = part if due.all() else part.start + due.nonzero()[:, 0]
+        behind = self.at[part] < step
+        due = behind & self.live[part]
         made = int(due.sum())
         if made:
-            self.states[rows] = self.model.step(self.states[rows])
-            self.at[rows] = step
-            self._stop_broken(part, step)
+            # Where the host lags, members that are not alive go along: a graph is of one number of members.
+            whole = (behind if runs_ahead(self.states.device) else due).all()
+            rows: Any = part if whole else part.start + due.nonzero()[:, 0]
+            self.states[rows] = self._step(self.states[rows])
+            self.at[part] = self.at[part].where(~due, step)
+            self._watch(part, step)
         return made
 
-    def _stop_broken(self, part: slice, step: int) -> None:
+    def _watch(self, part: slice, step: int) -> None:
         # The extremes keep NaN. At (1, 20, 720, 1440) on two cores 22 ms; aminmax takes 70, isfinite 185.
         extremes = self.states[part].amax((2, 3)), self.states[part].amin((2, 3))  # (m, C) each
-        broken = ~(extremes[0].isfinite() & extremes[1].isfinite()).cpu()
-        for index in broken.any(1).nonzero()[:, 0].tolist():
-            row = part.start + index
-            if self.live[row]:
-                names = tuple(self.model.variables[c] for c in broken[index].nonzero()[:, 0].tolist())
-                self.stopped.append(Stopped(self.numbers[row], step, names))
-                log.warning("%s", self.stopped[-1])
-                self.live[row] = False
-                self.states[row] = torch.nan
+        broken = ~(extremes[0].isfinite() & extremes[1].isfinite())
+        self.alive[part] &= ~broken.any(1)
+        self._news.append((step, part, broken))
+
+    def look(self, step: int, stop: int) -> None:
+        """Take note of the members before row `stop` that were not finite up to `step`, and say so."""
+        while self._news and (self._news[0][0], self._news[0][1].stop) <= (step, stop):
+            at, part, found = self._news.popleft()
+            broken = next(to_host([found]))
+            for index in broken.any(1).nonzero()[:, 0].tolist():
+                row = part.start + index
+                if self.live[row]:
+                    names = tuple(self.model.variables[c] for c in broken[index].nonzero()[:, 0].tolist())
+                    self.stopped.append(Stopped(self.numbers[row], at, names))
+                    log.warning("%s", self.stopped[-1])
+                    self.live[row] = False
+                    self.at[row] = at
 
     def produce(self, part: slice) -> Tensor:
         """output = state * std + mean, and what the state tells more, for the members of `part`.
 
-        A view (m, C', H, W) of the buffer; NaN for members that are stopped.
+        A view (m, C', H, W) of the buffer; NaN for members that are not alive.
         """
         output, states, live = self.output[part], self.states[part], self.live[part]
+        alive = self.alive[part, None, None, None]
         C = states.shape[1]
         # Two rounded operations: whether a fused one is used could depend on the number of members.
-        torch.mul(states, self._std, out=output[:, :C]).add_(self._mean)
+        torch.mul(states, self._std, out=output[:, :C]).add_(self._mean.where(alive, torch.nan))
         if self.model.diagnostics:
+            rows: Any = slice(None) if runs_ahead(states.device) or live.all() else live
             output[:, C:] = torch.nan
             if live.any():
-                rows: Any = slice(None) if live.all() else live
-                for channel, values in enumerate(self.model.diagnose(states[rows]).values(), C):
-                    output[rows, channel] = values.float()
+                output[rows, C:] = self._diagnose(states[rows]).where(alive[rows], torch.nan)
         return output
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +142,13 @@ class Ensemble:
         for row in rows:
             square += (self.output[row] - mean).square_()
         square /= max(len(rows) - 1, 1)
-        return mean.cpu().numpy(), square.sqrt_().cpu().numpy()
+        found = to_host([mean, square.sqrt_()])
+        return next(found).numpy(), next(found).numpy()
+
+
+def _diagnosed(model: WeatherModel, x: Tensor) -> Tensor:
+    """What the model diagnoses of the states x (m, C, H, W), (m, D, H, W) float32."""
+    return torch.stack([values.float() for values in model.diagnose(x).values()], dim=1)
 
 
 def normalised(model: WeatherModel, initial: xr.DataArray) -> xr.DataArray:

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from wxkernels.errors import UserError
 from wxkernels.forecast.batching import fitting, free_memory, peak_memory
+from wxkernels.forecast.beside import Beside, Stopwatch, to_host
 from wxkernels.forecast.ensemble import Ensemble, Stopped, log, normalised
 from wxkernels.forecast.perturbations import Perturbation, named
 from wxkernels.forecast.progress import progress_bar, stop_requests
@@ -89,6 +91,7 @@ def run(
     restart: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
+    capture: bool = True,
 ) -> Result:
     """Forecast `steps` steps from `initial`, all members of a step before the next step.
 
@@ -103,6 +106,8 @@ def run(
     writer: takes every step, and is closed here. restart: the restart file, by default beside the writer's
     store; it takes up to 5 % of the time and is removed at the end. resume: go on from it, or begin where
     there is none. Where the store that the writer resumes is complete, nothing is run: the scorer gets it.
+    capture: on a GPU the model's step is replayed from CUDA graphs (`wxkernels.capture`). There writer and
+    scorer get a batch while the next one runs, and a stop is told then.
     UserError: bad arguments or initial state, no memory, restart file or complete store of another run, all
     members stopped.
     Interrupted: on a signal, once the batch, the store and the restart file are written.
@@ -117,7 +122,7 @@ def run(
         if device is not None:
             model = model.to(device)
         state = normalised(model, initial)
-        ensemble = Ensemble(model, numbers)
+        ensemble = Ensemble(model, numbers, capture)
         file = _restart_file(restart, writer)
         if file is not None:
             networks = (model.network, *model.diagnostics.values())
@@ -149,6 +154,7 @@ def run(
             with progress_bar(made_before, steps * len(numbers), shown=progress) as bar:
                 for step in range(first or 0, steps + 1):
                     work.step(step, bar)
+                work.finish()
         notes = {"run": {**identity, "stopped": [asdict(s) for s in ensemble.stopped]}}
         complete = True
     finally:
@@ -165,7 +171,7 @@ def run(
         path=None if writer is None else writer.path,
         member_steps=int(ensemble.at.sum()) - made_before,
         seconds=time.monotonic() - began,
-        model_seconds=work.model_seconds,
+        model_seconds=work.clock.seconds,
     )
 
 
@@ -184,7 +190,8 @@ class Run:
     ) -> None:
         self.ensemble, self.steps, self.writer, self.scorer = ensemble, steps, writer, scorer
         self.file, self.stop = file, stop
-        self.model_seconds = 0.0
+        device = ensemble.states.device
+        self.beside, self.clock = Beside(device), Stopwatch(device)
         self.batch = 1 if batch_size == "auto" else batch_size
         self.sized = batch_size != "auto"
         if not ensemble.model.batch_invariant:
@@ -195,32 +202,53 @@ class Run:
             self.batch, self.sized = 1, True
 
     def step(self, step: int, bar: Callable[[int, int], None]) -> None:
-        """Bring every member to `step` and hand the step over."""
+        """Bring every member to `step` and hand the step over: on a GPU the last batch at the next step."""
         ensemble, start = self.ensemble, 0
         while start < len(ensemble.numbers):
             part = slice(start, min(start + self.batch, len(ensemble.numbers)))
             if not self.advance(part, step):
                 continue
-            if self.writer is not None and not self.writer.statistics_only:
-                rows = slice(ensemble.numbers[part.start], ensemble.numbers[part.stop - 1] + 1)
-                self.writer.put(step, rows, ensemble.output[part].cpu().numpy())
+            self.beside.put(partial(self.hand_over, part, step))
             start = part.stop
             bar(int(ensemble.at.sum()), int(ensemble.at.where(~ensemble.live, self.steps).sum()))
             self.keep(step)
+
+    def finish(self) -> None:
+        """Hand over what is left."""
+        self.beside.run()
+
+    def hand_over(self, part: slice, step: int) -> None:
+        """Give `part` at `step` to the writer, and after the last part the step to writer and scorer."""
+        ensemble, writer = self.ensemble, self.writer
+        ensemble.look(step, part.stop)
+        if writer is not None and not writer.statistics_only:
+            rows = to_host(ensemble.output[part].split(1))
+            for member, fields in zip(ensemble.numbers[part], rows, strict=True):
+                writer.put(step, slice(member, member + 1), fields.numpy())
+        if part.stop < len(ensemble.numbers):
+            return
         if not ensemble.live.any():
             if self.file is not None:
                 self.file.remove()
             raise UserError(
                 f"all members have stopped, the last: {ensemble.stopped[-1]}; check the initial state"
             )
-        if self.writer is not None and self.writer.statistics_only:
-            self.writer.statistics(step, *ensemble.statistics())
-        if self.scorer is not None:
-            self.scorer.update(step, ensemble.output)
+        try:
+            if writer is not None and writer.statistics_only:
+                writer.statistics(step, *ensemble.statistics())
+            if self.scorer is not None:
+                self.scorer.update(step, ensemble.output)
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"step {step}: no memory for its scores or statistics on {ensemble.states.device}; "
+                "give a smaller batch size"
+            ) from None
 
     def advance(self, part: slice, step: int) -> bool:
         """Bring `part` and its output to `step`; False where memory ran out: the batch was made smaller."""
         device = self.ensemble.states.device
+        if not self.sized:
+            self.beside.run()  # what is measured is the model alone
         try:
             if self.sized:
                 self._make(part, step)
@@ -240,16 +268,19 @@ class Run:
 
     def _make(self, part: slice, step: int) -> int:
         """States and output of `part` at `step`; returns how many members were taken there."""
-        began = time.monotonic()
-        made = self.ensemble.advance(part, step)
-        self.model_seconds += time.monotonic() - began  # `advance` looks at the result: the device is done
+        with self.clock.running():
+            made = self.ensemble.advance(part, step)
+        self.beside.run()  # reads the output of the part before
         self.ensemble.produce(part)
         return made
 
     def keep(self, step: int) -> None:
         """Write the restart file where it is time to, and end the run where that was asked for."""
         ensemble, asked = self.ensemble, self.stop()
-        if self.file is not None and (asked or (step > 0 and self.file.due(4 * ensemble.states.numel()))):
+        due = self.file is not None and step > 0 and self.file.due(4 * ensemble.states.numel())
+        if asked or due:
+            self.beside.run()
+        if self.file is not None and (asked or due):
             tensors = {"states": ensemble.states, "at": ensemble.at, "live": ensemble.live}
             notes = {"step": step, "stopped": [asdict(s) for s in ensemble.stopped]}
             self.file.save(tensors, notes, (lambda: None) if self.writer is None else self.writer.flush)
@@ -267,6 +298,7 @@ class Run:
         tensors, notes = found
         for name in ("states", "at", "live"):
             getattr(self.ensemble, name).copy_(tensors[name])
+        self.ensemble.alive.copy_(self.ensemble.live)
         self.ensemble.stopped += _stopped(notes)
         if self.scorer is not None:
             self.replay(notes["step"])

@@ -18,8 +18,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     UserError: it cannot be written.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: no folder {path.parent}; make it or choose another path")
+    require_writable(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with named_errors("write", path):
         try:
@@ -27,6 +26,17 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def require_writable(path: str | Path) -> None:
+    """UserError: no file can be written there; to be asked before long work."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: no folder {path.parent}; make it or choose another path")
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder; name a file in it")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"cannot write {path}: {path.parent} may not be written to; choose another path")
 
 
 @contextmanager

@@ -94,6 +94,11 @@ class WeatherModel:
         """What the network was quantised to, "bf16" or "int8", else "fp32"."""
         return "fp32" if self.scheme is None else self.scheme.precision
 
+    def parts(self) -> list[nn.Module | Tensor]:
+        """What `step` and `diagnose` read."""
+        static = [] if self.static is None else [self.static]
+        return [self.network, *self.diagnostics.values(), *static]
+
     @property
     def device(self) -> torch.device:
         """Where the model computes."""

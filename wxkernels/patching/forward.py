@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wxkernels import backends
+from wxkernels.capture import Captured
 from wxkernels.patching import blocks, filters, hosts, networks
 from wxkernels.quantization import LayerScheme
 
@@ -77,6 +78,33 @@ class PatchedForward:
         return {**self.__dict__, "_held": None}
 
 
+class CapturedForward:
+    """The `forward` of a patched model, replayed from CUDA graphs where it can be: `wxkernels.capture`.
+
+    Before it, the forward was `inner`, or that of the class. It holds the module as PatchedForward does.
+    """
+
+    def __init__(self, layer: nn.Module, inner: PatchedForward | None):
+        self.layer, self.inner = layer, inner
+        self._captured = Captured(self.as_is, lambda: [layer])
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
+            return self._captured(args[0])
+        return self.as_is(*args, **kwargs)
+
+    def as_is(self, *args: Any, **kwargs: Any) -> Any:
+        if self.inner is not None:
+            return self.inner(*args, **kwargs)
+        return hosts.original(self.layer)(self.layer, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"layer": self.layer, "inner": self.inner}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
 def stands_in(level: Any, module: nn.Module, x: Tensor, *, rounded: bool = False) -> bool:
     """Whether our ops answer a call with x of `module`, for which there was no `refusal`.
 
@@ -134,9 +162,13 @@ def unfit(level: Any, module: nn.Module) -> str | None:
         return f"its parts are not the published ones ({error})"
 
 
-def patched(module: nn.Module) -> PatchedForward | None:
+#: What `patch` puts in the place of a module's forward.
+Forward = PatchedForward | CapturedForward
+
+
+def patched(module: nn.Module) -> Forward | None:
     forward = module.__dict__.get("forward")
-    return forward if isinstance(forward, PatchedForward) else None
+    return forward if isinstance(forward, Forward) else None
 
 
 def on(backend: str | None) -> AbstractContextManager[None]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from wxkernels.errors import UserError
 from wxkernels.patching import blocks, filters, hosts, networks, precisions
-from wxkernels.patching.forward import LEVELS, PatchedForward, on, patched, refusal
+from wxkernels.patching.forward import LEVELS, CapturedForward, Forward, PatchedForward, on, patched, refusal
 from wxkernels.patching.probe import Errors, ProbeError, prove, prove_rounding
 from wxkernels.patching.report import Replaced, Report, Skipped
 from wxkernels.quantization import LayerScheme
@@ -24,6 +24,7 @@ def patch(
     probe: bool = True,
     precision: str | Mapping[str, str] = "same",
     calibration: Sequence[Tensor] | None = None,
+    capture: bool = False,
 ) -> Report:
     """Let the modules of `model` that wxkernels knows run on our ops; returns what was replaced and what not.
 
@@ -41,6 +42,10 @@ def patch(
     network. int8 needs them; and where one precision is named for all, the worst layers become finer until
     the error of a step is within the budget for it (`quantization.BUDGETS`).
 
+    capture: on a GPU the calls of `model` with one tensor are replayed from CUDA graphs, one for each shape
+    and the like (`wxkernels.capture`), under inference_mode or no_grad and without hooks. Python in the model
+    does not run then.
+
     Copies and pickles stay patched; to read such a pickle one needs wxkernels, so `unpatch` before saving for
     elsewhere. Patching again replaces the patch. `model` is a torch.nn.Module, or an object that holds one at
     `.model`. `backend` names one for all calls (torch.compile then breaks its graph at each module, as it
@@ -56,13 +61,16 @@ def patch(
         del module.__dict__["forward"]
     try:
         report, forwards = _prepare(network, backend, probe, precision, inputs)
+        new: dict[nn.Module, Forward] = {**forwards}
+        if capture:
+            new |= _captured(network, forwards.get(network), report)
     except BaseException:
         for module, forward in earlier.items():
             module.__dict__["forward"] = forward
         raise
-    for module, forward in forwards.items():
+    for module, forward in new.items():
         module.__dict__["forward"] = forward
-    report.before = [(module, earlier.get(module)) for module in {**earlier, **forwards}]
+    report.before = [(module, earlier.get(module)) for module in {**earlier, **new}]
     if not forwards:
         log.warning("patch: nothing was replaced in %s; the report says why", type(network).__qualname__)
     return report
@@ -126,6 +134,19 @@ def _prepare(
             report.replaced.append(f.row())
         forwards[f.module] = forward
     return report, forwards
+
+
+def _captured(
+    network: nn.Module, inner: PatchedForward | None, report: Report
+) -> dict[nn.Module, CapturedForward]:
+    """The forward that captures the model's calls, if it can be; the report gets what becomes of them."""
+    if "forward" in network.__dict__:
+        report.capture = "not captured, its forward was replaced on this very object"
+        return {}
+    report.capture = "replayed from a CUDA graph for each shape of the input"
+    if elsewhere := {p.device.type for p in network.parameters()} - {"cuda"}:
+        report.capture = f"not captured on {' and '.join(elsewhere)}; on a GPU {report.capture}"
+    return {network: CapturedForward(network, inner)}
 
 
 def _known(network: nn.Module, backend: str | None, report: Report, probe: bool) -> list[_Found]:

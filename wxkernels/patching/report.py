@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from wxkernels.patching.forward import PatchedForward
+from wxkernels.patching.forward import Forward
 from wxkernels.patching.probe import Errors
 
 
@@ -35,7 +35,8 @@ class Report(AbstractContextManager["Report"]):
 
     A filter inside a replaced block runs in it and has no row. size_before, size_after: bytes of all weights
     of the model as given, and in the precisions that run. error: of a step against the model as given, over
-    the change in it, where it was measured on calibration inputs (`quantization.calibrate`).
+    the change in it, where it was measured on calibration inputs (`quantization.calibrate`). capture: what of
+    the calls is captured or why nothing is, None where that was not asked for.
     """
 
     def __init__(self) -> None:
@@ -43,7 +44,8 @@ class Report(AbstractContextManager["Report"]):
         self.skipped: list[Skipped] = []
         self.size_before = self.size_after = 0
         self.error: float | None = None
-        self.before: list[tuple[nn.Module, PatchedForward | None]] = []  # modules, and what patched them
+        self.capture: str | None = None
+        self.before: list[tuple[nn.Module, Forward | None]] = []  # modules, and what patched them
 
     def __exit__(self, *error: object) -> None:
         for module, forward in self.before:
@@ -64,11 +66,12 @@ class Report(AbstractContextManager["Report"]):
         rows += [
             (name or "(model)", cls, f"left alone: {why}", "", "", "") for name, cls, why in self.skipped
         ]
+        calls = [] if self.capture is None else [f"calls: {self.capture}"]
         if len(rows) == 1:
-            return "no layer that wxkernels knows was found"
+            return "\n".join(["no layer that wxkernels knows was found", *calls])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        return "\n".join([*lines, self._weights()])
+        return "\n".join([*lines, self._weights(), *calls])
 
     def _weights(self) -> str:
         line = f"weights: {self.size_before / 2**20:.2f} MiB as given"

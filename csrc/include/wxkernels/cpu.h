@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -22,5 +23,9 @@ struct PeakFlops {
   double float32, bfloat16, int8;
 };
 PeakFlops peak_flops(int threads);
+
+// Most bytes a second, read and written, of a copy of `bytes` by `threads` threads. What it writes does not
+// go through the caches where there are stores for that: no line is read only to be overwritten.
+double copy_rate(size_t bytes, int threads);
 
 }  // namespace wxkernels

@@ -158,6 +158,16 @@ def test_no_rows():
     assert native.mlp(torch.empty(0, 8), *arguments(8, 12, torch.float32)).shape == (0, 8)
 
 
+@pytest.mark.parametrize("C", [48, 50])
+def test_a_large_result_has_the_bits_of_a_small_one(isa, C):
+    """Of 16 MB and more it is written past the caches, where rows are made of whole lines."""
+    M = (16 << 20) // (4 * C) + 50
+    x, others = states(M, C), arguments(C, 16, torch.float32)
+    y = native.mlp(x, *others)
+    for rows in (slice(0, 50), slice(M - 50, M)):
+        assert torch.equal(y[rows], native.mlp(x[rows], *others))
+
+
 def test_what_it_does_not_take():
     x, others = states(2, 8), arguments(8, 12, torch.float32)[:9]
     assert native.unsupported(x, *others) is None
