@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 #: The number of the compiled module's interface, in csrc/bindings.cpp too.
-INTERFACE = 1
+INTERFACE = 2
 
 
 def stale(module: ModuleType) -> str | None:
