@@ -26,6 +26,7 @@ struct Half {
   using Element = T;
   static constexpr int kStep = 16;
   static constexpr int kBlocks = 2;  // that a multiprocessor shall hold of the largest kernel
+  static constexpr int kRealTiles = 2, kComplexTiles = 3;  // side by side, that fit in a warp's registers
   struct A {
     uint32_t word[4];
   };
@@ -59,6 +60,7 @@ struct Tf32 {
   using Element = float;
   static constexpr int kStep = 8;
   static constexpr int kBlocks = 1;
+  static constexpr int kRealTiles = 2, kComplexTiles = 3;
   struct A {
     uint32_t word[4];
   };
@@ -92,8 +94,9 @@ struct Tf32 {
 // float32 as it is, by fused multiply-adds of each lane: tensor cores have no such product.
 struct Float32 {
   using Element = float;
-  static constexpr int kStep = 4;
+  static constexpr int kStep = 8;
   static constexpr int kBlocks = 1;
+  static constexpr int kRealTiles = 1, kComplexTiles = 1;
   struct A {
     float row[2][kStep];
   };
@@ -103,10 +106,11 @@ struct Float32 {
 
   WX_DEVICE static A load(const float* fragment) {
     A a;
-    for (int r = 0; r < 2; ++r) {
-      const Chunk c = load_constant(fragment + (2 * row_of_lane() + r) * kStep);
-      for (int k = 0; k < kStep; ++k) a.row[r][k] = float_of(c.word[k]);
-    }
+    for (int r = 0; r < 2; ++r)
+      for (int k = 0; k < kStep; k += 4) {
+        const Chunk c = load_constant(fragment + (2 * row_of_lane() + r) * kStep + k);
+        for (int i = 0; i < 4; ++i) a.row[r][k + i] = float_of(c.word[i]);
+      }
     return a;
   }
   WX_DEVICE static A minus(const A& a) {
@@ -122,16 +126,22 @@ struct Float32 {
       if constexpr (kRowsAreK) {
         for (int k = 0; k < kStep; ++k) get_pair(data + k * stride + n, b[part].k[k]);
       } else {
-        for (int i = 0; i < 2; ++i) {
-          const Chunk c = *reinterpret_cast<const Chunk*>(data + (n + i) * stride);
-          for (int k = 0; k < kStep; ++k) b[part].k[k][i] = float_of(c.word[k]);
-        }
+        for (int i = 0; i < 2; ++i)
+          for (int k = 0; k < kStep; k += 4) {
+            const Chunk c = *reinterpret_cast<const Chunk*>(data + (n + i) * stride + k);
+            for (int j = 0; j < 4; ++j) b[part].k[k + j][i] = float_of(c.word[j]);
+          }
       }
     }
   }
   WX_DEVICE static void multiply(float (&sum)[4], const A& a, const B& b) {
-    for (int k = 0; k < kStep; ++k)
-      for (int i = 0; i < 4; ++i) sum[i] = fmaf(a.row[i / 2][k], b.k[k][i % 2], sum[i]);
+    // A step on its own first: at 90 x 180 the largest error is 1.4 times that of PyTorch so, and 2.6 times
+    // if all products of a sum are added one after another.
+    for (int i = 0; i < 4; ++i) {
+      float step = a.row[i / 2][0] * b.k[0][i % 2];
+      for (int k = 1; k < kStep; ++k) step = fmaf(a.row[i / 2][k], b.k[k][i % 2], step);
+      sum[i] += step;
+    }
   }
 };
 
@@ -139,10 +149,11 @@ struct Float32 {
 // 16 and N, of each part, of 8. With kComplex the parts are real and imaginary, and so are two planes of A;
 // else A is real and multiplies either. A warp makes kM x kN tiles of both parts at a time. finish(part, row,
 // column, left, right) gets each pair of neighbours once.
-template <class Operand, bool kComplex, int kM, int kN, bool kRowsAreK, class Finish>
+template <class Operand, bool kComplex, bool kRowsAreK, class Finish>
 WX_DEVICE void product(const typename Operand::Element* a, int M, int K, const typename Operand::Element* b,
                        int stride, int apart, int N, const Finish& finish) {
   constexpr int kFragment = kRowsOfTile * Operand::kStep;
+  constexpr int kM = 3, kN = kComplex ? Operand::kComplexTiles : Operand::kRealTiles;
   const int m_tiles = M / kRowsOfTile, n_tiles = N / kColumnsOfTile, steps = K / Operand::kStep;
   const int m_groups = (m_tiles + kM - 1) / kM, n_groups = (n_tiles + kN - 1) / kN;
   for (int group = thread() / kWarp; group < m_groups * n_groups; group += threads() / kWarp) {

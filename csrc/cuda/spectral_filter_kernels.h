@@ -148,7 +148,7 @@ transform(const Transform op) {
   }
   sync_block();
 
-  product<Operand, false, 3, 2, true>(
+  product<Operand, false, true>(
       static_cast<const T*>(op.a), M, K, in, kStride, kTransformChannels / 2, kTransformChannels / 2,
       [&](int half, int token, int c, float left, float right) {
         c += half * (kTransformChannels / 2);
@@ -233,20 +233,20 @@ filter_column(const Column op) {
   wait_for_copies();
   sync_block();
 
-  product<Operand, true, 3, 3, true>(static_cast<const T*>(op.forward), rows, H, first, by_channels,
-                                     apart_first, bs, [&](int part, int f, int c, float left, float right) {
-                                       put_pair(second + part * apart_second + f * by_channels + c,
-                                                op.scale * left, op.scale * right);
-                                     });
+  product<Operand, true, true>(static_cast<const T*>(op.forward), rows, H, first, by_channels, apart_first,
+                               bs, [&](int part, int f, int c, float left, float right) {
+                                 put_pair(second + part * apart_second + f * by_channels + c, op.scale * left,
+                                          op.scale * right);
+                               });
   sync_block();
-  product<Operand, true, 3, 3, false>(
+  product<Operand, true, false>(
       static_cast<const T*>(op.w1) + int64_t{2} * nb * hidden * bs, hidden, bs, second, by_channels,
       apart_second, rows, [&](int part, int j, int f, float left, float right) {
         const float b = j < op.hidden_size ? op.b1[(part * op.blocks + nb) * op.hidden_size + j] : 0.0f;
         put_pair(first + part * apart_first + j * by_rows + f, relu(left + b), relu(right + b));
       });
   sync_block();
-  product<Operand, true, 3, 3, true>(
+  product<Operand, true, true>(
       static_cast<const T*>(op.w2) + int64_t{2} * nb * bs * hidden, bs, hidden, first, by_rows, apart_first,
       rows, [&](int part, int i, int f, float left, float right) {
         const float b = i < op.block_size ? op.b2[(part * op.blocks + nb) * op.block_size + i] : 0.0f;
@@ -256,11 +256,11 @@ filter_column(const Column op) {
                  f + 1 < op.rows ? softshrink(right + b, op.threshold) : 0.0f);
       });
   sync_block();
-  product<Operand, true, 3, 3, false>(static_cast<const T*>(op.inverse), H, rows, second, by_rows,
-                                      apart_second, bs, [&](int part, int h, int c, float left, float right) {
-                                        put_pair(first + part * apart_first + h * by_channels + c,
-                                                 op.scale * left, op.scale * right);
-                                      });
+  product<Operand, true, false>(static_cast<const T*>(op.inverse), H, rows, second, by_rows, apart_second, bs,
+                                [&](int part, int h, int c, float left, float right) {
+                                  put_pair(first + part * apart_first + h * by_channels + c, op.scale * left,
+                                           op.scale * right);
+                                });
   sync_block();
 
   for (int i = thread(); i < 2 * op.height * chunks; i += kColumnThreads) {

@@ -33,7 +33,7 @@ SAMPLE_BYTES = 2**25
 
 #: Columns of a fragment, 16 rows of a constant matrix (csrc/cuda/product.h), by the operands of products.
 #: Order in memory: row % 8, second, first, row // 8, third, where column = (first, second, third).
-FRAGMENTS = {"bfloat16": (2, 4, 2), "float16": (2, 4, 2), "tf32": (2, 4, 1), "float32": (1, 1, 4)}
+FRAGMENTS = {"bfloat16": (2, 4, 2), "float16": (2, 4, 2), "tf32": (2, 4, 1), "float32": (1, 1, 8)}
 
 
 def unsupported(
