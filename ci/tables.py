@@ -128,8 +128,9 @@ def times(case: str, results: Sequence[Results]) -> Lines:
 
 
 def members(results: Sequence[Results]) -> Lines:
-    """Seconds a member by the members in a step, of variants that were measured with all numbers of them."""
-    rows = [row for row in _rows(results, "fourcastnet") if row.model == "fourcastnet"]
+    """Seconds a member by the members in a step, of the run with the most numbers of them."""
+    run = max(results, key=lambda run: len({row.batch for row in _rows([run], "fourcastnet")}))
+    rows = [row for row in _rows([run], "fourcastnet") if row.model == "fourcastnet"]
     batches = sorted({row.batch for row in rows})
     found = {(row.backend, row.batch): row.median_ms / 1e3 / row.batch for row in rows}
     yield from _table("members", *map(str, batches))

@@ -6,8 +6,8 @@ Three kernels (csrc/cuda/spectral_filter_kernels.h), after one for the moments o
   (c) inverse transform over W, plus x, or plus LN(x) and x.
 
 Operands have the dtype of x, sums are float32. float32 is multiplied as such, by FMA, as tensor cores have no
-such product; where the user allows PyTorch's products TF32 (torch.backends.cuda.matmul), so are these. Sides
-are padded to multiples of 16 and no further. docs/spectral_filter.md has the bytes, the operations and the
+such product; where the user allows PyTorch's products TF32 (torch.backends.cuda.matmul), so are these, and so
+are those with bfloat16 weights. Sides are padded to multiples of 16 and no further. docs/spectral_filter.md has the bytes, the operations and the
 time they should take.
 
 tests/ops/spectral_filter/test_cuda.py runs the source of the kernels on a CPU against float64; ci/cuda.sh
@@ -54,7 +54,7 @@ def unsupported(
         return f"it moves 16 bytes at once, {chunk} channels, and a block has {bs}"
     if x.device.type != "cuda":
         return f"x is on {x.device}; it needs a CUDA device"
-    sizes = (_native.DTYPES[x.dtype], _tf32(x), tuple(x.shape), w1.shape[1], w1.shape[3])
+    sizes = (_native.DTYPES[x.dtype], _tf32(x, w1), tuple(x.shape), w1.shape[1], w1.shape[3])
     return _refusal(*sizes, x.device.index)
 
 
@@ -88,7 +88,7 @@ def spectral_filter(
     stream = torch.cuda.current_stream(x.device).cuda_stream
     run = functools.partial(_native.core.spectral_filter_cuda, device=x.device.index, stream=stream)
     thresholds = (sparsity_threshold, hard_thresholding_fraction)
-    return filtered(run, x, w1, b1, w2, b2, *thresholds, norm_weight, norm_bias, eps, _tf32(x))
+    return filtered(run, x, w1, b1, w2, b2, *thresholds, norm_weight, norm_bias, eps, _tf32(x, w1))
 
 
 def filtered(
@@ -154,15 +154,15 @@ def filtered(
     return out
 
 
-def _tf32(x: Tensor) -> bool:
-    return x.dtype == torch.float32 and _cuda.tf32_allowed()
+def _tf32(x: Tensor, weight: Tensor) -> bool:
+    return x.dtype == torch.float32 and (weight.dtype == torch.bfloat16 or _cuda.tf32_allowed())
 
 
 def _chunk(x: Tensor) -> int:
     return 16 // x.element_size()
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache  # a CUDA graph may read them as long as the process lives
 def _constants(
     H: int,
     W: int,

@@ -242,14 +242,14 @@ def _block_linear(
     return Launch("spectral_filter", "block_linear", extents, shape, arguments, constants, tiles, samples)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache  # a CUDA graph may read it as long as the process lives
 def _w_matrices(W: int, columns: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """`dft.over_width`, padded."""
     forward, inverse = dft.over_width(W, columns)
     return _padded(forward, dtype, device), _padded(inverse, dtype, device)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache  # a CUDA graph may read it as long as the process lives
 def _h_matrices(
     H: int, start: int, stop: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
@@ -262,7 +262,7 @@ def _h_matrices(
     return _padded(forward, dtype, device), _padded(forward.T, dtype, device)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache  # a CUDA graph may read it as long as the process lives
 def _h_planes(H: int, start: int, stop: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(3, rows, H), padded: real, imaginary and negated imaginary part of the transform over H."""
     e = dft.over_height(H, start, stop)
