@@ -7,8 +7,8 @@ Three kernels (csrc/cuda/spectral_filter_kernels.h), after one for the moments o
 
 Operands have the dtype of x, sums are float32. float32 is multiplied as such, by FMA, as tensor cores have no
 such product; where the user allows PyTorch's products TF32 (torch.backends.cuda.matmul), so are these, and so
-are those with bfloat16 weights. Sides are padded to multiples of 16 and no further. docs/spectral_filter.md has the bytes, the operations and the
-time they should take.
+are those with bfloat16 weights. Sides are padded to multiples of 16 and no further. docs/spectral_filter.md
+has the bytes, the operations and the time they should take.
 
 tests/ops/spectral_filter/test_cuda.py runs the source of the kernels on a CPU against float64; ci/cuda.sh
 looks at the machine code. No GPU has run them.
