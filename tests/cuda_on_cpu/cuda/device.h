@@ -2,9 +2,9 @@
 //
 // Blocks run one after another, the threads of a block as fibers that take turns where all of a block or of a
 // warp meet. What a kernel may not rely on is made to fail: shared memory begins as NaNs, copies arrive when
-// they are waited for and not before, threads take turns in either order (`backwards`), and threads that meet
-// in different places, or never, stop the program. AddressSanitizer sees accesses out of bounds, of shared
-// memory too.
+// they are waited for and not before, a warp goes as far as it gets before the next one, from the first on or
+// from the last (`backwards`), and threads that meet in different places, or never, stop the program.
+// AddressSanitizer sees accesses out of bounds, of shared memory too.
 #pragma once
 
 #include <sanitizer/common_interface_defs.h>
@@ -112,16 +112,21 @@ inline void run_block(int64_t block, int threads, int shared_bytes, std::functio
     fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, run_fiber, 0);
   }
+  const int first = machine.backwards ? threads - 1 : 0, next = machine.backwards ? -1 : 1;
   for (int done = 0; done < threads;) {
     bool stuck = true;
-    for (int i = 0; i < threads; ++i) {
-      const int thread = machine.backwards ? threads - 1 - i : i;
-      Fiber& fiber = machine.fibers[thread];
-      if (fiber.done || fiber.waiting) continue;
-      stuck = false;
-      take_turn(thread);
-      done += fiber.done;
-    }
+    for (int w = 0; w < threads; w += kWarp)
+      for (bool ready = true; ready;) {  // a warp goes as far as it gets before the next one
+        ready = false;
+        for (int i = w; i < w + kWarp; ++i) {
+          const int thread = first + next * i;
+          Fiber& fiber = machine.fibers[thread];
+          if (fiber.done || fiber.waiting) continue;
+          ready = true, stuck = false;
+          take_turn(thread);
+          done += fiber.done;
+        }
+      }
     if (stuck) stop("waits for threads that never come");
   }
   std::free(machine.shared);
