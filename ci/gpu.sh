@@ -61,14 +61,19 @@ part tests.xml 260 python3 -m pytest tests/ops/*/test_triton.py tests/ops/*/test
 part step.xml 120 python3 -m pytest tests/test_capture.py tests/forecast/test_gpu.py \
     tests/patching/test_capture.py tests/bench/test_engine.py -m gpu --junitxml "$out/step.xml"
 part tiles.json 100 python3 ci/tune.py --seconds 60 --copy "$out/tiles.json"
-bench spectral_filter 70 spectral_filter --dtype float32 --dtype bfloat16
+bench spectral_filter 70 spectral_filter --dtype float32 --dtype bfloat16 --batch 1 --batch 8
 bench layer_norm 60 layer_norm layer_norm_int8
 bench linear_int8 60 linear_int8
 bench mlp 80 mlp
 step record 20 python3 ci/gpu.py record "$out"
 # On the backends that the record now names.
 bench fourcastnet 120 fourcastnet --peer eager --peer eager-bf16 --peer compiled-bf16 \
-    --backend patched-fp32 --backend patched-bf16 --backend patched-int8
+    --backend patched-fp32 --backend patched-bf16 --backend patched-int8 --batch 1 --batch 8
+part skill.csv 60 wxkernels verify --compare fp32,bf16,int8 --starts 8 --device cuda --no-progress --scores "$out/skill.csv"
+# 50 members for ten days, of which four variables are written once a day; its last line has the times.
+part ensemble.zarr 90 wxkernels forecast --random-weights fourcastnet --precision int8 --members 50 --steps 40 \
+    --keep t2m,u10m,v10m,z500 --keep-leads 24,48,72,96,120,144,168,192,216,240 \
+    --device cuda --no-progress -o "$out/ensemble.zarr"
 if [[ -n $gpu ]]; then
     python3 ci/gpu.py table "$out"
     if ((${#failed[@]})); then

@@ -105,6 +105,7 @@ def test_without_a_gpu_it_prints_the_plan(tmp_path):
     done = run(tmp_path, tmp_path / "out")
     assert done.returncode == 0, done.stderr
     parts = ("build, 200 s", "tests.xml, ", "tiles.json, ", "spectral_filter.json, ", "record, ")
+    parts += ("skill.csv, ", "ensemble.zarr, ")
     for word in ("shows no GPU", *parts):
         assert word in done.stdout
     assert not (tmp_path / "out").exists()
