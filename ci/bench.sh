@@ -44,7 +44,7 @@ measure mlp mlp "${shapes[@]}"                                                  
 measure linear_int8 linear_int8 "${shapes[@]}" --batch 1 --batch 4                                            # 4 min
 measure layer_norm layer_norm layer_norm_int8 "${shapes[@]}"                                                  # 1 min
 measure spectral_filter spectral_filter "${shapes[@]}" --batch 1 --batch 4 --dtype float32 --dtype bfloat16   # 4 min
-measure fourcastnet-members fourcastnet --rounds 2 --batch 2 --batch 4 --batch 8 \
+measure fourcastnet-members fourcastnet --rounds 2 --batch 1 --batch 2 --batch 4 --batch 8 \
     --peer compiled-bf16-freezing "${ours[@]}"                                                                # 25 min
 
 wxkernels-bench report "$results"/*.json -o "$results/report.html"

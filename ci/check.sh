@@ -4,5 +4,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 ruff check .
 ruff format --check .
-git ls-files 'csrc/*.cpp' 'csrc/*.h' '*.cu' | xargs clang-format --dry-run --Werror
+git ls-files '*.cpp' '*.h' '*.cu' | xargs clang-format --dry-run --Werror
 mypy

@@ -31,6 +31,17 @@ STEP = {
     "wxkernels.patch, int8": ("patched-int8",),
 }
 
+#: Whose floors are told: case, model, batch, variant of ours, and of whom (None: the fastest PyTorch).
+FLOORS = (
+    ("fourcastnet", "fourcastnet", 1, "patched-int8", None),
+    ("fourcastnet", "fourcastnet", 4, "patched-int8", None),
+    ("fourcastnet", "fourcastnet", 1, "patched-bf16", None),
+    ("fourcastnet", "fourcastnet", 1, "patched-int8", "eager"),
+    ("fourcastnet", "fourcastnet", 1, "patched-fp32", "eager"),
+    ("linear_int8", "fourcastnet:fc1", 1, "native", "int_mm"),
+    ("linear_int8", "fourcastnet:fc2", 1, "native", "int_mm"),
+)
+
 Lines = Iterator[str]
 
 
@@ -117,14 +128,30 @@ def times(case: str, results: Sequence[Results]) -> Lines:
 
 
 def members(results: Sequence[Results]) -> Lines:
-    """Seconds a member by the members in a step, of variants that were measured with all numbers of them."""
-    rows = [row for row in _rows(results, "fourcastnet") if row.model == "fourcastnet"]
+    """Seconds a member by the members in a step, of the run with the most numbers of them."""
+    run = max(results, key=lambda run: len({row.batch for row in _rows([run], "fourcastnet")}))
+    rows = [row for row in _rows([run], "fourcastnet") if row.model == "fourcastnet"]
     batches = sorted({row.batch for row in rows})
     found = {(row.backend, row.batch): row.median_ms / 1e3 / row.batch for row in rows}
     yield from _table("members", *map(str, batches))
     for backend in dict.fromkeys(row.backend for row in rows):
         if all((backend, batch) in found for batch in batches):
             yield _line(backend, *(f"{found[backend, batch]:.3g}" for batch in batches))
+
+
+def floors(results: Sequence[Results]) -> Lines:
+    """How much faster than a peer ours could be, were they at their floor, and how much they are."""
+    yield from _table("ours", "against", "at its floor", "measured")
+    for case, model, batch, backend, peer in FLOORS:
+        found = _rows(results, case)
+        rows = {row.backend: row for row in found if _is(row, model, batch)}
+        row = rows[backend]
+        other = rows[peer or row.baseline]
+        if row.floor_ms is None:
+            raise LookupError(backend)
+        ours = f"{model}, {backend}" if batch == 1 else f"{model}, {backend}, {batch} members"
+        measured = row.against[other.backend]
+        yield _line(ours, other.backend, f"{other.median_ms / row.floor_ms:.2f}x", f"{measured:.2f}x")
 
 
 def parts(results: Sequence[Results]) -> Lines:
@@ -155,6 +182,7 @@ TABLES = {
     "step": step,
     "layer": layer,
     "members": members,
+    "floors": floors,
     "parts": parts,
     "memory": memory,
     **{

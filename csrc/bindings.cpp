@@ -14,6 +14,7 @@
 #include "wxkernels/mlp.h"
 #include "wxkernels/patch.h"
 #include "wxkernels/spectral_filter.h"
+#include "wxkernels/spectral_filter_cuda.h"
 
 namespace py = pybind11;
 
@@ -298,6 +299,61 @@ void linear_int8_cuda(std::uintptr_t x, std::uintptr_t x_scale, int64_t x_scale_
   wxkernels::linear_int8_cuda(op, device, pointer<void>(stream));
 }
 
+void set_sizes(wxkernels::SpectralFilterCuda& op, const std::string& dtype, bool tf32, Shape shape,
+               int64_t blocks, int64_t hidden_size, std::tuple<int64_t, int64_t> kept) {
+  int64_t channels;
+  op.dtype = floating_dtype_of(dtype);
+  op.tf32 = tf32;
+  std::tie(op.batch, op.height, op.width, channels) = shape;
+  check_sizes({blocks}, 1);
+  op.blocks = blocks;
+  op.block_size = channels / blocks;
+  op.hidden_size = hidden_size;
+  std::tie(op.rows, op.columns) = kept;
+}
+
+void spectral_filter_cuda(std::uintptr_t x, std::uintptr_t out, const std::string& dtype, bool tf32,
+                          Shape shape, Shape strides, int64_t blocks, int64_t hidden_size,
+                          std::tuple<int64_t, int64_t> kept, std::uintptr_t forward_width,
+                          std::uintptr_t inverse_width, std::uintptr_t forward_height,
+                          std::uintptr_t inverse_height, std::uintptr_t w1, std::uintptr_t b1,
+                          std::uintptr_t w2, std::uintptr_t b2, float threshold, std::uintptr_t norm_weight,
+                          std::uintptr_t norm_bias, float eps, int64_t samples, std::uintptr_t spectrum,
+                          std::uintptr_t moments, int device, std::uintptr_t stream) {
+  wxkernels::SpectralFilterCuda op;
+  set_sizes(op, dtype, tf32, shape, blocks, hidden_size, kept);
+  op.x = pointer<const void>(x);
+  op.out = pointer<void>(out);
+  int64_t stride_channel;
+  std::tie(op.stride_batch, op.stride_height, op.stride_width, stride_channel) = strides;
+  op.forward_width = pointer<const void>(forward_width);
+  op.inverse_width = pointer<const void>(inverse_width);
+  op.forward_height = pointer<const void>(forward_height);
+  op.inverse_height = pointer<const void>(inverse_height);
+  op.w1 = pointer<const void>(w1);
+  op.b1 = pointer<const float>(b1);
+  op.w2 = pointer<const void>(w2);
+  op.b2 = pointer<const float>(b2);
+  op.threshold = threshold;
+  op.norm_weight = pointer<const float>(norm_weight);
+  op.norm_bias = pointer<const float>(norm_bias);
+  op.eps = eps;
+  op.samples = samples;
+  op.spectrum = pointer<void>(spectrum);
+  op.moments = pointer<float>(moments);
+  if (stride_channel != 1)
+    throw py::value_error("strides: expected channel stride 1, got " + std::to_string(stride_channel));
+  const py::gil_scoped_release release;
+  wxkernels::spectral_filter_cuda(op, device, pointer<void>(stream));
+}
+
+std::string spectral_filter_cuda_refusal(const std::string& dtype, bool tf32, Shape shape, int64_t blocks,
+                                         int64_t hidden_size, std::tuple<int64_t, int64_t> kept, int device) {
+  wxkernels::SpectralFilterCuda op = {};
+  set_sizes(op, dtype, tf32, shape, blocks, hidden_size, kept);
+  return wxkernels::spectral_filter_cuda_refusal(op, device);
+}
+
 #endif
 
 }  // namespace
@@ -346,7 +402,16 @@ PYBIND11_MODULE(_core, m) {
         py::arg("weight_scale"), py::arg("bias"), py::arg("activation"), py::arg("residual"),
         py::arg("residual_dtype"), py::arg("residual_stride"), py::arg("out"), py::arg("out_dtype"),
         py::arg("out_scale"), py::arg("device"), py::arg("stream"));
-  m.def("cuda_refusal", &wxkernels::cuda_refusal, py::arg("device"),
-        "Why the CUDA kernels of this build do not run on a device; empty where they do.");
+  m.def("linear_int8_cuda_refusal", &wxkernels::linear_int8_cuda_refusal, py::arg("device"),
+        "Why this build has no kernel for a device; empty where it has.");
+  m.def("spectral_filter_cuda", &spectral_filter_cuda, py::arg("x"), py::arg("out"), py::arg("dtype"),
+        py::arg("tf32"), py::arg("shape"), py::arg("strides"), py::arg("blocks"), py::arg("hidden_size"),
+        py::arg("kept"), py::arg("forward_width"), py::arg("inverse_width"), py::arg("forward_height"),
+        py::arg("inverse_height"), py::arg("w1"), py::arg("b1"), py::arg("w2"), py::arg("b2"),
+        py::arg("threshold"), py::arg("norm_weight"), py::arg("norm_bias"), py::arg("eps"),
+        py::arg("samples"), py::arg("spectrum"), py::arg("moments"), py::arg("device"), py::arg("stream"));
+  m.def("spectral_filter_cuda_refusal", &spectral_filter_cuda_refusal, py::arg("dtype"), py::arg("tf32"),
+        py::arg("shape"), py::arg("blocks"), py::arg("hidden_size"), py::arg("kept"), py::arg("device"),
+        "Why this build or a device cannot run a filter of these sizes; empty where it can.");
 #endif
 }

@@ -6,52 +6,23 @@
 namespace wxkernels {
 namespace {
 
-using cuda::check;
-
-// Makes a device the current one inside a block.
-class OnDevice {
- public:
-  explicit OnDevice(int device) {
-    check(cudaGetDevice(&before_));
-    check(cudaSetDevice(device));
-  }
-  OnDevice(const OnDevice&) = delete;
-  ~OnDevice() { cudaSetDevice(before_); }
-
- private:
-  int before_ = 0;
-};
+using namespace cuda;
 
 // Launch of a kernel, and whether this build has it for the current device.
 struct Kernel {
-  void (*launch)(const LinearInt8Cuda&, int device, cudaStream_t) = nullptr;
+  void (*launch)(const LinearInt8Cuda&, int device, Stream) = nullptr;
   bool (*built)() = [] { return false; };
 };
 
-struct Choice {
-  std::string gpu;
-  Kernel kernel;
-};
-
-Choice choose(int device) {
-  int major = 0, minor = 0;
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-  Choice choice = {"sm_" + std::to_string(major) + std::to_string(minor), {}};
+Kernel choose(int device) {
+  [[maybe_unused]] const int gpu = architecture(device);
 #ifdef WX_CUDA_SM90A
-  if (major == 9 && minor == 0) {
-    choice.kernel = {cuda::linear_int8_sm90a, cuda::has_sm90a};
-    return choice;
-  }
+  if (gpu == 90) return {linear_int8_sm90a, has_sm90a};
 #endif
 #ifdef WX_CUDA_SM80
-  if (major >= 8) choice.kernel = {cuda::linear_int8_sm80, cuda::has_sm80};
+  if (gpu >= 80) return {linear_int8_sm80, has_sm80};
 #endif
-  return choice;
-}
-
-std::string not_built(const Choice& choice) {
-  return "it was built for " WX_CUDA_ARCHITECTURES ", and the GPU is " + choice.gpu;
+  return {};
 }
 
 void expect(bool holds, const char* what) {
@@ -87,16 +58,15 @@ void check_arguments(const LinearInt8Cuda& op) {
 void linear_int8_cuda(const LinearInt8Cuda& op, int device, void* stream) {
   check_arguments(op);
   const OnDevice current(device);
-  const Choice choice = choose(device);
-  if (choice.kernel.launch == nullptr) throw std::runtime_error("linear_int8 on CUDA: " + not_built(choice));
-  choice.kernel.launch(op, device, static_cast<cudaStream_t>(stream));
+  const Kernel kernel = choose(device);
+  if (kernel.launch == nullptr) throw std::runtime_error("linear_int8 on CUDA: " + not_built(device));
+  kernel.launch(op, device, static_cast<Stream>(stream));
 }
 
-std::string cuda_refusal(int device) {
+std::string linear_int8_cuda_refusal(int device) {
   try {
     const OnDevice current(device);
-    const Choice choice = choose(device);
-    return choice.kernel.built() ? "" : not_built(choice);
+    return choose(device).built() ? "" : not_built(device);
   } catch (const std::runtime_error& error) {
     return error.what();
   }

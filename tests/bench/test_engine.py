@@ -82,10 +82,10 @@ def unsettled(monkeypatch):
 @pytest.mark.usefixtures("unsettled")
 def test_every_variant_runs_once_a_round_and_twice_before():
     calls = []
-    measure(problem(counted("a", calls), counted("b", calls)), UNKNOWN, rounds=3)
-    warm, rounds = calls[:4], [calls[i : i + 2] for i in range(4, 10, 2)]
+    measure(problem(counted("a", calls), counted("b", calls)), UNKNOWN, rounds=10)
+    warm, rounds = calls[:4], [calls[i : i + 2] for i in range(4, 24, 2)]
     assert warm == ["a", "b", "a", "b"]
-    assert rounds == [["a", "b"], ["b", "a"], ["a", "b"]]  # none always follows the same one
+    assert {tuple(names) for names in rounds} == {("a", "b"), ("b", "a")}  # none always follows the same one
 
 
 def test_a_short_variant_runs_on_its_own_for_a_while_before_it_is_timed(monkeypatch):
@@ -102,12 +102,8 @@ def test_a_short_variant_runs_on_its_own_for_a_while_before_it_is_timed(monkeypa
         return Variant(name, lambda: call, WORK)
 
     rows, _ = measure(problem(variant("short", 0.009), variant("long", 0.03)), UNKNOWN, rounds=2)
-    long, settled = ["long"], ["short"] * 3
-    assert calls == [
-        *["short", "long"] * 2,
-        *settled, "short", *long,
-        *long, *settled, "short",
-    ]  # fmt: skip
+    turns = "".join(name[0] for name in calls[4:]).replace("ssss", "S")
+    assert sorted(turns) == ["S", "S", "l", "l"]
     assert {row.backend: row.median_ms for row in rows} == pytest.approx({"short": 9, "long": 30})
 
 

@@ -1,6 +1,10 @@
 """Peak memory: of a process of its own, of every case."""
 
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,6 +37,33 @@ def test_what_a_call_takes_is_seen_and_what_was_given_back_is_not():
     assert found.parameters == 64 * MEGABYTE
     assert 60 * MEGABYTE <= found.ready - found.start <= 120 * MEGABYTE
     assert 120 * MEGABYTE <= found.peak - found.ready <= 200 * MEGABYTE
+
+
+def prepare_for_ever(path):
+    path.write_text(str(os.getpid()))
+    time.sleep(300)
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no account of memory in /proc")
+def test_a_run_that_is_killed_leaves_no_process(tmp_path):
+    path = tmp_path / "pid"
+    code = (
+        "import sys, torch; from pathlib import Path; from tests.bench import test_memory as t;"
+        " t.memory.in_fresh_process(t.CPU, t.prepare_for_ever, Path(sys.argv[1]))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, path], cwd=Path(__file__).parents[2])
+
+    def wait_until(holds):
+        end = time.monotonic() + 60
+        while not holds() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert holds()
+
+    wait_until(lambda: path.exists() and path.read_text())
+    parent.kill()
+    parent.wait()
+    child = Path("/proc", path.read_text())
+    wait_until(lambda: not child.exists() or ") Z" in (child / "stat").read_text())
 
 
 def test_a_call_of_an_op_is_measured_by_variant(monkeypatch):

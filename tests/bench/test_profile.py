@@ -122,6 +122,6 @@ def test_the_picture_is_of_the_kind_of_its_name(tmp_path, suffix):
 
 def test_a_picture_of_no_kind_is_refused(tmp_path):
     pytest.importorskip("matplotlib")
-    with pytest.raises(UserError, match=r"cannot write .*parts\.nothing"):
+    with pytest.raises(UserError, match=r"cannot draw .*parts\.nothing"):
         plot_parts(parts_of(profiled(), rounds=1), "sleeping", tmp_path / "parts.nothing")
     assert list(tmp_path.iterdir()) == []

@@ -65,3 +65,12 @@ def test_changes_show_both_speeds_and_the_verdict():
         console.print(part)
     text = console.file.getvalue()
     assert all(word in text for word in ("2.00x", "1.00x", "0.50", "0.43 - 0.58", "slower"))
+
+
+def test_names_of_a_results_file_are_no_markup():
+    console = Console(width=120, file=io.StringIO())
+    row = dataclasses.replace(ROW, backend="[/]", model="[/red]")
+    for part in tables.changes([Change(row, "[/x]", Ratio(2, 1, 3), Ratio(2, 1, 3))], [row], [row]):
+        console.print(part)
+    assert console.file.getvalue().count("[/] of mlp") == 2
+    assert "[/x]" in console.file.getvalue()

@@ -62,12 +62,27 @@ def test_a_step_shows_the_fastest_of_each_kind_and_what_follows(tables):
 
 
 def test_members_are_those_that_ran_with_all_numbers_of_them(tables):
-    one, two = Results("", HEADER, steps()), Results("", HEADER, steps(2)[-1:])
-    assert list(tables.members([two, one])) == [
+    one, both = Results("", HEADER, steps()), Results("", HEADER, [*steps(2)[-1:], *steps()])
+    assert list(tables.members([one, both])) == [
         "| members | 1 | 2 |",
         "| --- | --- | --- |",
         "| patched-int8 | 2 | 2 |",
     ]
+
+
+def test_floors_tell_what_is_possible_and_what_was_measured(tables, monkeypatch):
+    wanted = [
+        ("fourcastnet", "fourcastnet", batch, "patched-int8", peer)
+        for batch, peer in ((1, "eager"), (4, None))
+    ]
+    monkeypatch.setattr(tables, "FLOORS", wanted)
+    rows = [dataclasses.replace(row, baseline="compiled-bf16-freezing") for row in steps() + steps(4)]
+    assert list(tables.floors([Results("", HEADER, rows)]))[2:] == [
+        "| fourcastnet, patched-int8 | eager | 12.67x | 9.50x |",
+        "| fourcastnet, patched-int8, 4 members | compiled-bf16-freezing | 21.33x | 4.00x |",
+    ]
+    with pytest.raises(LookupError):
+        list(tables.floors([Results("", HEADER, steps())]))
 
 
 def test_texts_are_rewritten_between_the_markers_only(tables, tmp_path, monkeypatch):

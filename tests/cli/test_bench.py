@@ -155,6 +155,7 @@ def test_list_names_what_cannot_run_and_why():
         ),
         (["memory", "nothing"], "there is no case 'nothing'"),
         (["memory", "layer_norm", "--precision", "int8"], "--precision: layer_norm has nothing of ours in"),
+        (["report", "a.json", "b.json", "-o", "./b.json"], "--output: b.json is one of the results"),
         (["compare", "none.json", "none.json"], "cannot read none.json: No such file or directory"),
     ],
 )
@@ -165,6 +166,31 @@ def test_bad_input_gets_one_line(arguments, message):
     assert done.exit_code == 2
     assert done.output.startswith(f"error: {message}"), done.output
     assert done.output.count("\n") == 1
+
+
+@pytest.fixture
+def no_published_network(monkeypatch):
+    monkeypatch.setattr(fourcastnet, "_missing", lambda: "it is not installed: pip install it")
+    monkeypatch.setattr(fourcastnet, "_afnonet", lambda: pytest.fail("it is not there"))
+
+
+@pytest.mark.usefixtures("no_published_network")
+@pytest.mark.parametrize("command", [[], ["profile"], ["memory"]])
+def test_a_case_that_is_named_and_cannot_run_gets_one_line(command):
+    done = run(*command, "fourcastnet", "--shape", "small")
+    assert (done.exit_code, done.output) == (
+        2,
+        "error: fourcastnet cannot run here: it is not installed: pip install it\n",
+    )
+
+
+@pytest.mark.usefixtures("no_published_network")
+def test_of_all_cases_one_that_cannot_run_is_told_and_left_out(tmp_path, monkeypatch):
+    for name in CASES.keys() - {"layer_norm", "fourcastnet"}:
+        monkeypatch.delitem(CASES, name)
+    output = fine("--quick", "--rounds", 1, "--json", tmp_path / "a.json")
+    assert "fourcastnet: every variant did not run: it is not installed: pip install it" in output
+    assert {row.case for row in read(tmp_path / "a.json").times} == {"layer_norm"}
 
 
 def test_a_process_that_was_killed_gets_one_line(monkeypatch):

@@ -1,4 +1,4 @@
-"""Where Triton kernels run in their tests: in the interpreter on the CPU, and on a GPU where there is one."""
+"""Where GPU kernels run in their tests: on the CPU (Triton's in its interpreter) and on a GPU."""
 
 import functools
 import os

@@ -264,9 +264,10 @@ def _interleaved(
 ) -> dict[str, np.ndarray]:
     """Seconds of each call in each round."""
     times = {name: np.empty(rounds) for name in names}
+    order = np.random.default_rng(0)
     for r in range(rounds):
-        for i in range(len(names)):
-            name = names[(i + r) % len(names)]  # no variant always follows the same one
+        for i in order.permutation(len(names)):  # no variant always follows the same one
+            name = names[i]
             progress(f"round {r + 1} of {rounds}: {name}")
             turns.settle(name)
             times[name][r] = turns.seconds(name)

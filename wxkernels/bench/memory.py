@@ -5,8 +5,9 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -84,8 +85,20 @@ def in_fresh_process(device: torch.device, prepare: Prepare, *args: Any) -> Byte
     """
     if device.type == "cpu" and not (_STATUS.exists() and os.access(_CLEAR, os.W_OK)):
         raise UserError("peak memory is read from /proc, which this system does not have; run on Linux")
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         return pool.submit(_measure, device, prepare, args, torch.get_num_threads()).result()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is killed: it would wait for work for ever."""
+
+    def follow() -> None:
+        parent = parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    Thread(target=follow, daemon=True).start()
 
 
 def _measure(device: torch.device, prepare: Prepare, args: tuple[Any, ...], threads: int) -> Bytes:

@@ -91,7 +91,7 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Failure:
-    """A peer that failed while it was prepared."""
+    """A peer that failed while it was prepared, or a case of which nothing runs here."""
 
     op: str
     backend: str

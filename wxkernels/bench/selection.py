@@ -45,7 +45,10 @@ def variants(
     peers: Sequence[str] = (),
     precisions: Sequence[str] = (),
 ) -> list[str]:
-    """Peers, then ours: the named ones, or all that run here. A precision names all of ours in it."""
+    """Peers, then ours: the named ones, or all that run here. A precision names all of ours in it.
+
+    UserError: what is named is not there or cannot run here, or nothing can.
+    """
     here = {"--peer": case.peers(device), "--backend": case.ours(device)}
     for precision in precisions:
         named = [name for name in here["--backend"] if name.endswith(f"-{precision}")]
@@ -58,7 +61,16 @@ def variants(
             _check(option, name, here)
     if backends or peers:
         return list(dict.fromkeys((*peers, *backends)))
-    return [name for found in here.values() for name, reason in found.items() if reason is None]
+    able = [name for found in here.values() for name, reason in found.items() if reason is None]
+    if not able:
+        raise UserError(f"{case.name} cannot run here: {missing(case, device)}")
+    return able
+
+
+def missing(case: Case, device: torch.device) -> str | None:
+    """Why nothing of a case runs here; None where something does."""
+    reasons = [*case.ours(device).values(), *case.peers(device).values()]
+    return None if None in reasons else reasons[0]
 
 
 def with_baselines(case: Case, device: torch.device, names: Sequence[str], quick: bool = False) -> list[str]:

@@ -66,7 +66,7 @@ def changes(found: Sequence[Change], before: Sequence[Row], after: Sequence[Row]
             colour = {"slower": "red", "faster": "green"}.get(change.verdict, "")
             verdict = f"[{colour}]{change.verdict}[/]" if colour else change.verdict
             cells = (f"{old.median:.2f}x", f"{new.median:.2f}x", f"{ratio.median:.2f}", _interval(ratio))
-            table.add_row(change.row.backend, change.baseline, *cells, verdict)
+            table.add_row(escape(change.row.backend), escape(change.baseline), *cells, verdict)
         yield table
     yield (
         f"old, new: speed against the baseline of the same run. A change is more than {LEAST:.0%}, and its"

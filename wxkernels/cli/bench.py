@@ -22,7 +22,7 @@ from wxkernels.bench.engine import Progress, Size, measure
 from wxkernels.bench.machine import conditions, load
 from wxkernels.bench.memory import footprints
 from wxkernels.bench.profile import measure_parts, write_trace
-from wxkernels.bench.results import Results, read
+from wxkernels.bench.results import Failure, Results, read
 from wxkernels.cli import one_line_errors, torch_device
 from wxkernels.errors import UserError
 from wxkernels.io.files import require_writable
@@ -58,7 +58,7 @@ _SIZES = _options(
         "--shape", "shapes", multiple=True, help="A model's name or sizes such as 90x180x768x8; repeatable."
     ),
     click.option(
-        "--batch", "batches", type=click.IntRange(0), multiple=True, help="Batch size; repeatable. [1]"
+        "--batch", "batches", type=click.IntRange(1), multiple=True, help="Batch size; repeatable. [1]"
     ),
 )
 _VARIANTS = _options(
@@ -113,6 +113,11 @@ def main(
         for part in tables.cases(chosen, target):
             Console(width=120).print(part, highlight=False)
         return
+    results = Results(command_line, {})
+    if not cases:  # then what cannot run here is told and left out
+        absent = {case.name: selection.missing(case, target) for case in chosen}
+        chosen = [case for case in chosen if absent[case.name] is None]
+        results.failed += [Failure(name, "every variant", why) for name, why in absent.items() if why]
     logs = [export.logger(text) for text in loggers]
     _writable(json_path, csv_path, plot=plot_path)
     sizes = [
@@ -127,7 +132,6 @@ def main(
         names[case.name] = selection.with_baselines(case, target, wanted, quick)
     before = load()
     ceilings = measure_ceilings(target, quick=quick)
-    results = Results(command_line, {})
     with _progress(sizes) as tell:
         for case, size in sizes:
             torch.compiler.reset()  # recompilations are limited, and old ones would count
@@ -260,6 +264,8 @@ def report(files, output):
     """Write RESULTS, one or more results files, as one HTML page that needs no network."""
     from wxkernels.bench import report
 
+    if output.resolve() in (path.resolve() for path in files):
+        raise UserError(f"--output: {output} is one of the results; name another file, such as report.html")
     report.write([read(path) for path in files], output)
 
 

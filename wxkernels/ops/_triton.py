@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from wxkernels import _native, backends
+from wxkernels.ops import _cuda
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -45,12 +46,8 @@ class Target:
         properties = torch.cuda.get_device_properties(device)
         if torch.version.hip:
             return cls("hip", properties.gcnArchName.split(":")[0], properties.warp_size)
-        matmul = torch.backends.cuda.matmul
-        # fp32_precision is newer than allow_tf32, which then may not be read.
-        precision = getattr(matmul, "fp32_precision", None)
-        tf32 = matmul.allow_tf32 if precision is None else precision == "tf32"
         arch = 10 * properties.major + properties.minor
-        return cls("cuda", arch, properties.warp_size, "tf32x3" if tf32 else "ieee")
+        return cls("cuda", arch, properties.warp_size, "tf32x3" if _cuda.tf32_allowed() else "ieee")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ struct LinearInt8Cuda {
 // std::runtime_error with CUDA's own message.
 void linear_int8_cuda(const LinearInt8Cuda& op, int device, void* stream);
 
-// Why the CUDA kernels of this build do not run on `device`; empty where they do.
-std::string cuda_refusal(int device);
+// Why this build has no kernel for `device`; empty where it has.
+std::string linear_int8_cuda_refusal(int device);
 
 }  // namespace wxkernels

@@ -98,7 +98,7 @@ def test_the_compiled_part_refuses_what_it_would_read_wrongly(change, message):
 def test_without_a_driver_the_module_loads_and_says_so():
     if torch.cuda.is_available():
         pytest.skip("there is a driver")
-    assert "driver" in _native.core.cuda_refusal(0)
+    assert "driver" in _native.core.linear_int8_cuda_refusal(0)
 
 
 @needs_gpu

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.ops.devices import DTYPES, on_device
+from tests.ops.spectral_filter.arguments import arguments
 from wxkernels.ops.spectral_filter import reference
 from wxkernels.ops.spectral_filter import triton as backend
 
@@ -26,23 +27,6 @@ CASES = [  # B, H, W, nb, bs, hidden_size_factor, fraction: what is special
     (1, 5, 1, 2, 2, 1, 1.0),
     (2, 1, 1, 1, 2, 1, 1.0),
 ]
-
-
-def arguments(B, H, W, nb, bs, f, dtype):
-    """Weights that keep the filter's part of the result as large as x, so that its error is seen."""
-    generator = torch.Generator().manual_seed(B + H + W + nb + bs)
-
-    def normal(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    tensors = [
-        normal(B, H, W, nb * bs),
-        normal(2, nb, bs, bs * f) / (2 * bs) ** 0.5,
-        normal(2, nb, bs * f) * 0.1,
-        normal(2, nb, bs * f, bs) / (bs * f) ** 0.5,
-        normal(2, nb, bs) * 0.1,
-    ]
-    return [t.to(dtype) for t in tensors]
 
 
 def compute() -> dict:
@@ -148,19 +132,6 @@ def test_nan_is_not_swallowed_and_stays_in_its_sample(computed):
 
 def test_interpreter_refuses_bfloat16(interpreted):
     assert "bfloat16" in interpreted["bfloat16"]
-
-
-@pytest.mark.parametrize(("W", "columns"), [(8, 5), (8, 3), (7, 4), (90, 46), (1, 1), (2, 2)])
-def test_constant_matrices_are_rfft_and_irfft(W, columns):
-    """irfft drops the imaginary part of k = 0 and of the Nyquist column; so must the matrix."""
-    forward, inverse = backend._w_matrices(W, columns, torch.float64, torch.device("cpu"))
-    x = torch.randn(W, 3, dtype=torch.float64)
-    X = torch.fft.rfft(x, dim=0)[:columns]
-    parts = (forward[: 2 * columns, :W] @ x).view(columns, 2, 3)
-    torch.testing.assert_close(torch.complex(parts[:, 0], parts[:, 1]), X, rtol=0, atol=1e-12)
-    Y = torch.randn(columns, 3, dtype=torch.complex128)
-    y = inverse[:W, : 2 * columns] @ torch.view_as_real(Y).transpose(1, 2).reshape(2 * columns, 3)
-    torch.testing.assert_close(y, torch.fft.irfft(Y, n=W, dim=0, norm="forward"), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("H", "start", "stop"), [(8, 0, 8), (9, 2, 7), (90, 23, 69)])

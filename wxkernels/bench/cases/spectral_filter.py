@@ -19,7 +19,7 @@ from wxkernels.ops.spectral_filter import OP, reference
 def ours(device: torch.device) -> Here:
     probe = [
         torch.zeros(shape, device=device)
-        for shape in ((1, 2, 2, 2), (2, 1, 2, 2), (2, 1, 2), (2, 1, 2, 2), (2, 1, 2))
+        for shape in ((1, 2, 2, 8), (2, 1, 8, 8), (2, 1, 8), (2, 1, 8, 8), (2, 1, 8))
     ]
     return implementations(OP, *probe)
 

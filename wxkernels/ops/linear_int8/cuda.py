@@ -12,18 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wxkernels import _native
+from wxkernels.ops import _cuda
 from wxkernels.ops.linear_int8.native import DTYPES
 
-
-def unavailable() -> str | None:
-    if _native.core is None:
-        return _native.reason
-    info = _native.core.build_info()
-    if info["cuda"] is None:
-        return f"it was built without CUDA kernels: {info['cuda_missing']}"
-    if torch.version.hip is not None or not torch.cuda.is_available():
-        return "torch finds no CUDA device"
-    return None
+unavailable = _cuda.unavailable
 
 
 def unsupported(
@@ -51,7 +43,7 @@ def unsupported(
 @cache
 def _refusal(device: int) -> str | None:
     assert _native.core is not None
-    return _native.core.cuda_refusal(device) or None
+    return _native.core.linear_int8_cuda_refusal(device) or None
 
 
 def linear_int8(

@@ -6,9 +6,11 @@ from torch import Tensor
 from wxkernels import backends
 from wxkernels.ops import _checks
 from wxkernels.ops._registration import register
-from wxkernels.ops.spectral_filter import native, reference, triton
+from wxkernels.ops.spectral_filter import cuda, native, reference, triton
 
-OP = backends.Op("spectral_filter", {"native": native, "triton": triton, "reference": reference})
+OP = backends.Op(
+    "spectral_filter", {"native": native, "cuda": cuda, "triton": triton, "reference": reference}
+)
 
 
 def spectral_filter(

@@ -26,7 +26,6 @@ Held to float64 in Triton's interpreter and compiled ahead of time by ci/aot.py;
 """
 
 import functools
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -37,6 +36,7 @@ from torch import Tensor
 from wxkernels.ops import _triton
 from wxkernels.ops._triton import Launch, Target
 from wxkernels.ops.layer_norm.reference import layer_norm
+from wxkernels.ops.spectral_filter import dft
 from wxkernels.ops.spectral_filter.reference import kept_modes
 
 unavailable = _triton.unavailable
@@ -242,24 +242,14 @@ def _block_linear(
     return Launch("spectral_filter", "block_linear", extents, shape, arguments, constants, tiles, samples)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache  # a CUDA graph may read it as long as the process lives
 def _w_matrices(W: int, columns: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Real matrices of rfft and irfft over W, without a factor: (2 columns, W) and (W, 2 columns), padded.
-
-    Row 2 k is the real and 2 k + 1 the imaginary part of column k. The inverse counts a column twice, for its
-    mirror, except k = 0 and the Nyquist; their imaginary parts meet exact zeros, as irfft drops them.
-    """
-    e = _roots(torch.arange(columns), torch.arange(W), W)  # (columns, W)
-    forward = torch.stack([e.real, e.imag], dim=1).view(2 * columns, W)
-    twice = torch.full((columns, 1, 1), 2.0, dtype=torch.float64)
-    twice[0] = 1.0
-    if 2 * (columns - 1) == W:
-        twice[-1] = 1.0
-    inverse = (forward.view(columns, 2, W) * twice).view(2 * columns, W).T
+    """`dft.over_width`, padded."""
+    forward, inverse = dft.over_width(W, columns)
     return _padded(forward, dtype, device), _padded(inverse, dtype, device)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache  # a CUDA graph may read it as long as the process lives
 def _h_matrices(
     H: int, start: int, stop: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
@@ -267,24 +257,16 @@ def _h_matrices(
 
     (2 rows, 2 H) and (2 H, 2 rows).
     """
-    e = _roots(torch.arange(start, stop), torch.arange(H), H)  # (rows, H)
+    e = dft.over_height(H, start, stop)
     forward = torch.cat([torch.cat([e.real, -e.imag], dim=1), torch.cat([e.imag, e.real], dim=1)])
     return _padded(forward, dtype, device), _padded(forward.T, dtype, device)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache  # a CUDA graph may read it as long as the process lives
 def _h_planes(H: int, start: int, stop: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(3, rows, H), padded: real, imaginary and negated imaginary part of the transform over H."""
-    e = _roots(torch.arange(start, stop), torch.arange(H), H)
+    e = dft.over_height(H, start, stop)
     return torch.stack([_padded(part, dtype, device) for part in (e.real, e.imag, -e.imag)])
-
-
-def _roots(k: Tensor, n: Tensor, N: int) -> Tensor:
-    """exp(-2 pi i k n / N), complex128; the angle is reduced in integers, the real axis hit exactly."""
-    turn = torch.outer(k, n) % N
-    angle = turn.double() * (2 * math.pi / N)
-    sin = torch.where(2 * turn % N == 0, 0.0, angle.sin())
-    return torch.complex(angle.cos(), -sin)
 
 
 def _padded(matrix: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
