@@ -154,7 +154,7 @@ def candidates(launch: Launch) -> list[Tiles]:
         ]
         depth = own.sizes["BLOCK_K"]
         found += [resized(own, own.num_warps, own.num_stages + 1)]
-        found += [resized(own, own.num_warps, own.num_stages + 1, BLOCK_K=depth // 2)]
+        found += [resized(own, own.num_warps, own.num_stages + 1, BLOCK_K=max(16, depth // 2))]
         found += [resized(own, own.num_warps, max(1, own.num_stages - 1), BLOCK_K=depth * 2)]
     limits = {name: max(16, _triton.cover(size)) for name, size in launch.extents.items()}
     limits |= PADDED.get(launch.kernel, {})
