@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from importlib import invalidate_caches, metadata
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import geometric_mean
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
@@ -94,6 +95,15 @@ def errors(out: Path) -> dict[Key, dict[str, float]]:
     return found
 
 
+def speeds(out: Path) -> dict[Key, float]:
+    """By op and backend: the geometric mean of the measured speeds over PyTorch's fastest."""
+    found: dict[Key, list[float]] = {}
+    for row in times(out):
+        if row.kind == "ours":
+            found.setdefault((row.op, row.backend.partition("-")[0]), []).append(row.speedup)
+    return {key: geometric_mean(values) for key, values in found.items()}
+
+
 def times(out: Path) -> Iterator["Row"]:
     """What wxkernels-bench wrote."""
     from wxkernels.bench.results import read
@@ -107,7 +117,7 @@ def records(
     out: Path, old: list[dict[str, Any]], architecture: str, where: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """The old records but those of what was tested now, and one for each backend whose tests all passed."""
-    tested, measured = outcomes(out / "tests.xml"), errors(out)
+    tested, measured, speed = outcomes(out / "tests.xml"), errors(out), speeds(out)
     kept = [r for r in old if r["architecture"] != architecture or (r["op"], r["backend"]) not in tested]
     new = [
         {
@@ -116,6 +126,7 @@ def records(
             "architecture": architecture,
             "tests": counts["passed"],
             "error": measured.get((op, backend), {}),
+            "speedup": speed.get((op, backend)),
             **where,
         }
         for (op, backend), counts in tested.items()

@@ -1,7 +1,7 @@
 """Write the tables of README.md and docs/ from results files: python ci/tables.py bench/results/DEVICE
 
 A table stands between <!-- measured: NAME --> and <!-- end -->, and is replaced by what TABLES[NAME] makes of
-all files of the folder.
+all results of the folder, and `forecast` of forecast.txt.
 """
 
 import re
@@ -50,10 +50,12 @@ def main(folder: Path) -> None:
     if not results:
         raise UserError(f"there are no results in {folder}: ci/bench.sh")
 
+    tables = TABLES | {"forecast": lambda _: forecast((folder / "forecast.txt").read_text())}
+
     def made(block: re.Match[str]) -> str:
         try:
-            lines = "\n".join(TABLES[block[1]](results))
-        except LookupError:
+            lines = "\n".join(tables[block[1]](results))
+        except (LookupError, FileNotFoundError):
             raise UserError(f"{folder} has not all that {block[1]} shows: ci/bench.sh") from None
         return f"<!-- measured: {block[1]} -->\n{lines}\n<!-- end -->"
 
@@ -107,6 +109,19 @@ def layer(results: Sequence[Results]) -> Lines:
     row = {(row.backend, row.dtype): row for row in rows}["native", "float32"]
     yield f"The AFNO layer alone takes {row.median_ms:.3g} ms in float32, {row.speedup:.1f} times less than"
     yield f"{row.baseline} PyTorch ([docs/spectral_filter.md](docs/spectral_filter.md))."
+
+
+def forecast(printed: str) -> Lines:
+    """What the README says of a forecast at full size, from what `wxkernels forecast` printed."""
+    found = re.search(r"member-steps in ([\d.]+) s.*\s([\d.]+) s of it the model in int8", printed)
+    whole = re.search(r"^(\d+) s in all", printed, re.MULTILINE)
+    if found is None or whole is None:
+        raise LookupError(printed)
+    seconds, step = float(found[1]), float(found[2])
+    before = float(whole[1]) - seconds
+    yield "Ten days of 6-hour steps at a quarter of a degree in int8, all 20 variables written, take"
+    yield f"{seconds:.0f} s, {step:.3g} s a step in the model, after {before:.0f} s of setting up and calibration"
+    yield "(`wxkernels forecast --random-weights fourcastnet --precision int8 --members 1 --steps 40`)."
 
 
 def times(case: str, results: Sequence[Results]) -> Lines:

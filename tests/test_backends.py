@@ -76,7 +76,7 @@ def test_a_backend_is_named_where_any_op_has_it(monkeypatch):
 def test_a_gpu_backend_waits_for_its_record(monkeypatch, tmp_path):
     monkeypatch.setattr(backends, "device_architecture", lambda device: "sm_90")
     assert OP._unproven("triton", TENSORS[0]).startswith("its tests have no record on sm_90")
-    record = {"op": "spectral_filter", "backend": "triton", "architecture": "sm_90"}
+    record = {"op": "spectral_filter", "backend": "triton", "architecture": "sm_90", "speedup": None}
     (tmp_path / "verified.json").write_text(json.dumps({"records": [record]}))
     monkeypatch.setattr(backends, "files", lambda package: tmp_path)
     backends.verified.cache_clear()
@@ -88,9 +88,37 @@ def test_a_gpu_backend_waits_for_its_record(monkeypatch, tmp_path):
         backends.verified.cache_clear()
 
 
+def test_of_two_gpu_backends_with_a_record_the_faster_is_chosen(monkeypatch):
+    def module():
+        found = ModuleType("backend")
+        found.unavailable = lambda: None
+        found.unsupported = lambda *tensors: None if tensors[0].device.type == "meta" else "it is for GPUs"
+        return found
+
+    names = ("native", "cuda", "triton", "reference")
+    modules = {name: module() for name in names}
+    modules["native"].unavailable = lambda: "not built"
+    op = backends.Op("stand-in", modules)
+    monkeypatch.delitem(backends._ops, "stand-in")
+    speeds = {}
+    monkeypatch.setattr(backends, "verified", lambda: speeds)
+    x = torch.empty(1, device="meta")
+    for of_cuda, of_triton, chosen in (
+        (None, None, "reference"),
+        (2, 3, "triton"),
+        (3, 2, "cuda"),
+        (None, 0, "triton"),
+    ):
+        speeds.clear()
+        for name, speed in (("cuda", of_cuda), ("triton", of_triton)):
+            if speed is not None:
+                speeds["stand-in", name, "meta"] = speed
+        assert op.choose(x) is modules[chosen]
+
+
 def test_an_op_has_a_gpu_kernel_where_one_was_asked_for_or_has_a_record(monkeypatch):
     device = torch.device("meta")
-    records = frozenset({("mlp", "triton", "meta")})
+    records = {("mlp", "triton", "meta"): 0.0}
 
     @torch.compile(fullgraph=True, backend="eager")
     def compiled(x):
@@ -106,7 +134,7 @@ def test_an_op_has_a_gpu_kernel_where_one_was_asked_for_or_has_a_record(monkeypa
     assert not backends.has_gpu_kernel("patch_embed", device)
     assert compiled(torch.ones(())) == 1
     torch.compiler.reset()
-    monkeypatch.setattr(backends, "verified", lambda: frozenset({("mlp", "triton", "cpu")}))
+    monkeypatch.setattr(backends, "verified", lambda: {("mlp", "triton", "cpu"): 0.0})
     assert compiled(torch.ones(())) == 2
 
 
@@ -140,4 +168,9 @@ def test_import_is_light_and_changes_nothing():
         "heavy = {'xarray', 'zarr', 'h5py', 'scipy', 'triton', 'matplotlib'} & (set(sys.modules) - before);"
         "assert not heavy, heavy; assert wxkernels.patch; assert 'ops' in dir(wxkernels)"
     )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_front_door_knows_the_backends_before_an_op_was_used():
+    code = "import wxkernels\nwith wxkernels.backends.use('reference'): pass"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -32,6 +32,8 @@ def __getattr__(name: str) -> Any:
     """Load a room when it is first used: `import wxkernels` alone loads nothing else."""
     if name in _FUNCTIONS:
         return getattr(import_module(_FUNCTIONS[name]), name)
+    if name == "backends":
+        import_module("wxkernels.ops")  # its ops have them
     if name in __all__:
         return import_module(f"wxkernels.{name}")
     raise AttributeError(f"module 'wxkernels' has no attribute {name!r}")

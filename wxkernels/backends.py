@@ -2,8 +2,9 @@
 
 import json
 import logging
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -54,7 +55,7 @@ class Op:
                     f"{self.name}: backend {name!r} was asked for, but {reason}; name another, or none"
                 )
             return implementation
-        for name, implementation in self.implementations.items():
+        for name, implementation in self._in_order(tensors[0]):
             reason = implementation.unavailable() or implementation.unsupported(*tensors)
             if reason is None and name in GPU_BACKENDS:
                 reason = self._unproven(name, tensors[0])
@@ -62,6 +63,20 @@ class Op:
                 return implementation
             self._tell(name, reason, tensors[0])
         raise RuntimeError(f"{self.name}: no backend takes this call")
+
+    def _in_order(self, x: Tensor) -> Iterable[tuple[str, ModuleType]]:
+        """The backends, those of GPUs by the speed in their records on x's architecture."""
+        found = self.implementations.items()
+        if x.device.type == "cpu":
+            return found
+        architecture = device_architecture(x.device)
+
+        def place(item: tuple[str, ModuleType]) -> float:
+            if item[0] in GPU_BACKENDS:
+                return -verified().get((self.name, item[0], architecture), 0.0)
+            return 1.0 if item[0] == "reference" else -math.inf
+
+        return sorted(found, key=place)
 
     def _unproven(self, name: str, x: Tensor) -> str | None:
         architecture = device_architecture(x.device)
@@ -160,13 +175,16 @@ def device_architecture(device: torch.device) -> str:
 
 
 @cache
-def verified() -> frozenset[tuple[str, str, str]]:
-    """(op, backend, architecture) triples whose tests passed on a GPU, from verified.json if there is one."""
+def verified() -> dict[tuple[str, str, str], float]:
+    """The speed over PyTorch by (op, backend, architecture) whose tests passed on a GPU, from verified.json.
+
+    0 where it was not measured; empty where there is no such file.
+    """
     path = files("wxkernels") / "verified.json"
     if not path.is_file():
-        return frozenset()
+        return {}
     records = json.loads(path.read_text())["records"]
-    return frozenset((r["op"], r["backend"], r["architecture"]) for r in records)
+    return {(r["op"], r["backend"], r["architecture"]): r["speedup"] or 0.0 for r in records}
 
 
 def table() -> list[tuple[str, str, str]]:

@@ -59,7 +59,8 @@ def test_only_a_backend_whose_tests_all_passed_gets_a_record(gpu, out):
     ]
     found = gpu.records(out, before, "sm_90", {"date": "2026-11-21"})
     new = old("layer_norm", "triton", "sm_90")
-    new |= {"tests": 2, "error": {"layer_norm float32": 3e-7}, "date": "2026-11-21"}
+    new |= {"tests": 2, "error": {"layer_norm float32": 3e-7}, "speedup": pytest.approx(ROW.speedup)}
+    new |= {"date": "2026-11-21"}
     assert found == [new, before[2], before[3]]
 
 
@@ -68,7 +69,7 @@ def test_the_record_is_what_the_choice_reads(gpu, out, monkeypatch):
     monkeypatch.setattr(backends, "files", lambda package: out)
     backends.verified.cache_clear()
     try:
-        assert backends.verified() == {("layer_norm", "triton", "sm_90")}
+        assert backends.verified() == {("layer_norm", "triton", "sm_90"): pytest.approx(ROW.speedup)}
     finally:
         backends.verified.cache_clear()
 
@@ -121,10 +122,12 @@ def test_a_second_run_makes_only_what_is_not_there(tmp_path):
     )
     bench = f'echo bench $1 >>{log}; test "$1" != linear_int8 -o -e {tmp_path}/again && touch {out}/$1.json'
     script(tmp_path / "wxkernels-bench", bench)
+    script(tmp_path / "wxkernels", f'echo wxkernels $1 >>{log}; for last; do :; done; touch "$last"')
     first = run(tmp_path, out)
     assert first.returncode == 1
     assert first.stderr == "failed, or not done in time: linear_int8.json\n"
-    assert "bench fourcastnet" in log.read_text()
+    for made in ("bench fourcastnet", "wxkernels verify", "wxkernels forecast"):
+        assert made in log.read_text()
     assert f"table {out}" in log.read_text()
 
     log.unlink()

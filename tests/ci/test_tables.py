@@ -49,7 +49,7 @@ def test_the_markers_of_the_texts_are_known_and_closed(tables):
         text = path.read_text()
         found += re.findall(r"<!-- measured: (\w+) -->", text)
         assert len(tables.BLOCK.findall(text)) == text.count("<!-- measured") == text.count("<!-- end -->")
-    assert sorted(found) == sorted(tables.TABLES)
+    assert sorted(found) == sorted([*tables.TABLES, "forecast"])
 
 
 def test_a_step_shows_the_fastest_of_each_kind_and_what_follows(tables):
@@ -59,6 +59,19 @@ def test_a_step_shows_the_fastest_of_each_kind_and_what_follows(tables):
         "In int8 it is 4.0 times faster than the fastest peer in bfloat16 and 3.0 times faster than the"
         " fastest peer in int8; the machine's floor for it is 1.5 s."
     )
+
+
+def test_the_forecast_is_told_from_what_it_printed(tables):
+    printed = (
+        "calibrating int8 on the initial state\n40 member-steps in 120.4 s, 0.332 a second;"
+        " 3.01 s a member-step, 2.75 s of it the model in int8; written: a.zarr\n160 s in all\n"
+    )
+    first, second, command = tables.forecast(printed)
+    assert first.endswith("all 20 variables written, take")
+    assert second == "120 s, 2.75 s a step in the model, after 40 s of setting up and calibration"
+    assert command.startswith("(`wxkernels forecast ")
+    with pytest.raises(LookupError):
+        list(tables.forecast("error: no memory"))
 
 
 def test_members_are_those_that_ran_with_all_numbers_of_them(tables):
