@@ -120,7 +120,7 @@ def forecast(printed: str) -> Lines:
     seconds, step = float(found[1]), float(found[2])
     before = float(whole[1]) - seconds
     yield "Ten days of 6-hour steps at a quarter of a degree in int8, all 20 variables written, take"
-    yield f"{seconds:.0f} s, {step:.3g} s a step in the model, after {before:.0f} s of setting up and calibration"
+    yield f"{seconds:.0f} s, {step:.3g} s a step in the model, after {before:.0f} s of set-up and calibration"
     yield "(`wxkernels forecast --random-weights fourcastnet --precision int8 --members 1 --steps 40`)."
 
 

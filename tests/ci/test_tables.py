@@ -68,7 +68,7 @@ def test_the_forecast_is_told_from_what_it_printed(tables):
     )
     first, second, command = tables.forecast(printed)
     assert first.endswith("all 20 variables written, take")
-    assert second == "120 s, 2.75 s a step in the model, after 40 s of setting up and calibration"
+    assert second == "120 s, 2.75 s a step in the model, after 40 s of set-up and calibration"
     assert command.startswith("(`wxkernels forecast ")
     with pytest.raises(LookupError):
         list(tables.forecast("error: no memory"))
