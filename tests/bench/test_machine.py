@@ -1,5 +1,7 @@
 """The header of results: this machine, and a GPU as nvidia-smi tells of it."""
 
+import subprocess
+
 import pytest
 import torch
 
@@ -90,3 +92,25 @@ def test_what_others_do_is_seen_while_this_process_sleeps(tmp_path, monkeypatch)
     assert machine.load() == 1.5
     monkeypatch.setattr(machine, "_STAT", tmp_path / "none")
     assert machine.load() is None
+
+
+def test_the_header_names_the_commit_and_whether_the_code_differs(tmp_path, monkeypatch):
+    def git(*arguments):
+        names = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", "-C", str(tmp_path), *names, *arguments], check=True, capture_output=True)
+
+    paths = [tmp_path / "wxkernels/bench/machine.py", tmp_path / "bench/results/device/a.json"]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_text("as it was")
+    monkeypatch.setattr(machine, "__file__", str(paths[0]))
+    assert machine._commit() is None
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "first")
+    commit = machine._commit()
+    assert len(commit) >= 7
+    paths[1].write_text("measured again")
+    assert machine._commit() == commit
+    paths[0].write_text("changed")
+    assert machine._commit() == f"{commit}-dirty"

@@ -132,16 +132,20 @@ def _versions(*packages: str) -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that holds this file; None for an installed package."""
+    """The commit of the checkout that holds this file, "-dirty" if more than results has changed.
+
+    None for an installed package.
+    """
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
-    done = subprocess.run(
-        ["git", "-C", str(root), "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    commit = _git(root, "rev-parse", "--short", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results")
+    return commit and commit + ("-dirty" if changed else "")
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
     return done.stdout.strip() or None
 
 
