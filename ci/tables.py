@@ -50,12 +50,15 @@ def main(folder: Path) -> None:
     if not results:
         raise UserError(f"there are no results in {folder}: ci/bench.sh")
 
-    tables = TABLES | {"forecast": lambda _: forecast((folder / "forecast.txt").read_text())}
+    printed = folder / "forecast.txt"
 
     def made(block: re.Match[str]) -> str:
+        if block[1] == "forecast" and not printed.is_file():  # three minutes that not everyone takes
+            return block[0]
         try:
-            lines = "\n".join(tables[block[1]](results))
-        except (LookupError, FileNotFoundError):
+            found = forecast(printed.read_text()) if block[1] == "forecast" else TABLES[block[1]](results)
+            lines = "\n".join(found)
+        except LookupError:
             raise UserError(f"{folder} has not all that {block[1]} shows: ci/bench.sh") from None
         return f"<!-- measured: {block[1]} -->\n{lines}\n<!-- end -->"
 
