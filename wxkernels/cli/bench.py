@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 
 from wxkernels.bench import drawing, export, plots, selection, tables
+from wxkernels.bench.allocator import keep_freed_memory
 from wxkernels.bench.case import Case
 from wxkernels.bench.cases import CASES
 from wxkernels.bench.ceilings import measure_ceilings
@@ -130,7 +131,7 @@ def main(
         ours = _ours(case, target) if quick and not (backends or peers) else backends
         wanted = selection.variants(case, target, ours, peers)
         names[case.name] = selection.with_baselines(case, target, wanted, quick)
-    before = load()
+    before, allocator = load(), keep_freed_memory()
     ceilings = measure_ceilings(target, quick=quick)
     with _progress(sizes) as tell:
         for case, size in sizes:
@@ -141,7 +142,8 @@ def main(
                 rows, failed = measure(problem, ceilings, rounds=most, progress=tell(case, size))
             results.times += rows
             results.failed += failed
-    results.conditions = {**conditions(target), **ceilings.conditions(), "load": before}
+    state = {"allocator": allocator, "load": before}
+    results.conditions = {**conditions(target), **ceilings.conditions(), **state}
     _finish(results, results.times, json_path, csv_path, reproduce)
     if plot_path:
         plots.plot_results([results], plot_path)
@@ -181,7 +183,7 @@ def profile(
                 raise UserError(f"profile: {name} has no parts; choose from {', '.join(chosen.profiled)}")
     else:
         names = [name for name in names if name in chosen.profiled]
-    before = load()
+    before, allocator = load(), keep_freed_memory()
     ceilings = measure_ceilings(target)
     results = Results(command_line, {})
     with _progress([(chosen, size) for size in sizes]) as tell:
@@ -195,7 +197,8 @@ def profile(
             if trace_path:
                 progress("writes the trace")
                 write_trace(network, trace_path)
-    results.conditions = {**conditions(target), **ceilings.conditions(), "load": before}
+    state = {"allocator": allocator, "load": before}
+    results.conditions = {**conditions(target), **ceilings.conditions(), **state}
     _finish(results, results.parts, json_path, csv_path, reproduce)
     if plot_path:
         shape = "x".join(map(str, sizes[0].shape))
