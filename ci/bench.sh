@@ -42,6 +42,7 @@ measure profile profile fourcastnet --rounds 2 --plot build/bench/profile.png --
 measure memory memory fourcastnet --peer eager --peer eager-bf16 "${ours[@]}"                                 # 3 min
 measure mlp mlp "${shapes[@]}"                                                                                # 3 min
 measure linear_int8 linear_int8 "${shapes[@]}" --batch 1 --batch 4                                            # 4 min
+measure patches patch_embed patch_head "${shapes[@]}"                                                         # 1 min
 measure layer_norm layer_norm layer_norm_int8 "${shapes[@]}"                                                  # 1 min
 measure spectral_filter spectral_filter "${shapes[@]}" --batch 1 --batch 4 --dtype float32 --dtype bfloat16   # 4 min
 measure fourcastnet-members fourcastnet --rounds 2 --batch 1 --batch 2 --batch 4 --batch 8 \

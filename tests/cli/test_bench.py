@@ -123,6 +123,7 @@ def test_list_names_what_cannot_run_and_why():
         (["--shape", "3x4"], "--shape: '3x4' is neither"),
         (["spectral_filter", "--shape", "6x10x9x2"], "shape: 9 channels do not divide into 2 blocks"),
         (["fourcastnet", "--shape", "30x64x3x8x16x1x8"], "shape: 30 x 64 is not whole patches of 8"),
+        (["patch_head", "--shape", "8x12x3x4x5x2"], "shape: 8 x 12 is not whole patches of 4 x 5"),
         (["fourcastnet", "--shape", "32x64x3x8x16x1x3"], "shape: 16 channels do not divide into 3 blocks"),
         (["--dtype", "int8"], "--dtype: spectral_filter takes"),
         (["--backend", "magic"], "--backend: there is no 'magic'"),

@@ -51,6 +51,11 @@ class Row:
     error: float  # largest absolute error over the largest |exact|
     command: str
 
+    @property
+    def problem(self) -> tuple[str | None, ...]:
+        """What the rows of one size have in common."""
+        return self.case, self.model, self.shape, self.dtype
+
 
 @dataclass(frozen=True)
 class Part:
