@@ -95,8 +95,9 @@ class Variant:
 class Problem:
     """A case at one size; `shape` is that of its input, with the batch.
 
-    `sample` makes a set of random inputs, in which weights are the same tensors each time. `exact` computes
-    in float64, all samples or only the first ones.
+    `sample` makes a set of random inputs. Of an op it has a copy of the same weights, other than those of the
+    set before: in a network every layer has its own, which come from memory. `exact` computes in float64, all
+    samples or only the first ones.
     """
 
     case: str
@@ -218,16 +219,16 @@ def _flushed(device: torch.device) -> Tensor:
 
 
 def rotated(problem: Problem) -> list[Sequence[Tensor]]:
-    """Two input sets, or as many as are together larger than the last level cache."""
+    """Two input sets, or as many as are together twice the last level cache, of which bfloat16 is half."""
     inputs = [problem.sample(), problem.sample()]
     each, cache = _rotating_bytes(inputs) // 2, cache_bytes(problem.size.device) or 0
-    while each and len(inputs) * each <= cache and len(inputs) < _MOST_SETS:
+    while each and len(inputs) * each <= 2 * cache and len(inputs) < _MOST_SETS:
         inputs.append(problem.sample())
     return inputs
 
 
 def _rotating_bytes(inputs: Sequence[Sequence[Tensor]]) -> int:
-    """Of the tensors that are others in every set; weights are the same in all."""
+    """Of the tensors that are others in every set."""
     shared = {id(t) for t in inputs[0]} & {id(t) for t in inputs[-1]}
     return sum(t.nbytes for tensors in inputs for t in tensors if id(t) not in shared)
 

@@ -15,14 +15,14 @@ from wxkernels.bench.models import MODELS
 from wxkernels.errors import UserError
 from wxkernels.ops.patch_embed import OP, reference
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PYTORCH = ("eager", "compiled", "eager-bf16", "compiled-bf16")
 
 
 def ours(device: torch.device) -> Here:
     x, row = torch.zeros(1, 1, 2, 2, device=device), torch.zeros(2, device=device)
     here: Here = {}
-    for precision, dtype in DTYPES.items():
+    for precision, dtype in PRECISIONS.items():
         weight, pos = (torch.zeros(s, dtype=dtype, device=device) for s in ((2, 1, 2, 2), (1, 1, 2)))
         found = implementations(OP, x, weight, row, pos, None)
         here |= {f"{backend}-{precision}": reason for backend, reason in found.items()}
@@ -50,7 +50,7 @@ def problem(size: Size, names: Sequence[str]) -> Problem:
     variants = []
     for name in names:
         how, precision = split(name)
-        dtype = DTYPES[precision]
+        dtype = PRECISIONS[precision]
         if name in PYTORCH:
             build = partial(_plain, how == "compiled")
             variants.append(Variant(name, build, work(dtype, dtype), "pytorch", adapt=partial(all_in, dtype)))
@@ -63,7 +63,7 @@ def problem(size: Size, names: Sequence[str]) -> Problem:
         size=size,
         shape=(B, C, H, W),
         sample=lambda: [normal(B, C, H, W), *(w.clone() for w in weights)],
-        exact=lambda tensors: reference.patch_embed(*(t.double() for t in tensors), None),
+        exact=_exact,
         variants=variants,
     )
 
@@ -74,6 +74,11 @@ def whole_patches(size: Size) -> tuple[int, int]:
     if H % p or W % q:
         raise UserError(f"shape: {H} x {W} is not whole patches of {p} x {q}")
     return H // p, W // q
+
+
+def _exact(tensors: Sequence[Tensor]) -> Tensor:
+    x, weight, bias, pos_embed = (t.double() for t in tensors)
+    return reference.patch_embed(x, weight, bias, pos_embed, None)
 
 
 def _plain(compile: bool) -> Call:

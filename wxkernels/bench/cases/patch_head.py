@@ -10,7 +10,7 @@ from torch import Tensor
 from wxkernels import ops
 from wxkernels.bench.case import Case, Here, all_in, compiled, implementations, on_backend, split
 from wxkernels.bench.cases.patch_embed import CASE as EMBED
-from wxkernels.bench.cases.patch_embed import DTYPES, PYTORCH, peers, whole_patches
+from wxkernels.bench.cases.patch_embed import PRECISIONS, PYTORCH, peers, whole_patches
 from wxkernels.bench.engine import Call, Problem, Size, Variant, Work
 from wxkernels.ops.patch_head import OP, reference
 
@@ -18,7 +18,7 @@ from wxkernels.ops.patch_head import OP, reference
 def ours(device: torch.device) -> Here:
     tokens, weight = torch.zeros(1, 1, 1, 2, device=device), torch.zeros(4, 2, device=device)
     here: Here = {}
-    for precision, dtype in DTYPES.items():
+    for precision, dtype in PRECISIONS.items():
         found = implementations(OP, tokens, weight.to(dtype), None)
         here |= {f"{backend}-{precision}": reason for backend, reason in found.items()}
     return here
@@ -40,7 +40,7 @@ def problem(size: Size, names: Sequence[str]) -> Problem:
     variants = []
     for name in names:
         how, precision = split(name)
-        dtype = DTYPES[precision]
+        dtype = PRECISIONS[precision]
         if name in PYTORCH:
             build = partial(_plain, (p, q), how == "compiled")
             variants.append(Variant(name, build, work(dtype, dtype), "pytorch", adapt=partial(all_in, dtype)))
@@ -53,14 +53,19 @@ def problem(size: Size, names: Sequence[str]) -> Problem:
         size=size,
         shape=(B, h, w, D),
         sample=sample,
-        exact=lambda tensors: reference.patch_head(*(t.double() for t in tensors), None, (p, q)),
+        exact=partial(_exact, (p, q)),
         variants=variants,
     )
 
 
+def _exact(patch: tuple[int, int], tensors: Sequence[Tensor]) -> Tensor:
+    tokens, weight = (t.double() for t in tensors)
+    return reference.patch_head(tokens, weight, None, patch)
+
+
 def _plain(patch: tuple[int, int], compile: bool) -> Call:
-    head = partial(_head, patch)
-    head = compiled(head) if compile else head
+    run = partial(_head, patch)
+    head = compiled(run) if compile else run
     return lambda tensors: head(*tensors)
 
 
