@@ -119,6 +119,8 @@ PARTS = (
     _words("variant", "backend"),
     _words("part", "part"),
     _numbers("median, ms", "median_ms", number),
+    _numbers("p20, ms", "p20_ms", number),
+    _numbers("p80, ms", "p80_ms", number),
     _numbers("of the step, %", "share", percent),
     _numbers("floor, ms", "floor_ms", number),
     _numbers("of floor, %", "floor_share", percent),

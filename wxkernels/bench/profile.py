@@ -158,6 +158,7 @@ def _parts(
     option = f"--{'backend' if variant.kind == 'ours' else 'peer'} {variant.name}"
     command = f"wxkernels-bench profile {network.case} {network.size.options()} --rounds {rounds} {option}"
     for part, median in medians.items():
+        p20, p80 = np.percentile(times[part], (20, 80))
         floor = variant.work[part].seconds(ceilings) if part in variant.work else None
         yield Part(
             case=network.case,
@@ -172,4 +173,6 @@ def _parts(
             floor_ms=None if floor is None else 1e3 * floor,
             floor_share=None if floor is None or not median else floor / median,
             command=command,
+            p20_ms=1e3 * float(p20),
+            p80_ms=1e3 * float(p80),
         )
