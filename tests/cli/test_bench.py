@@ -34,7 +34,7 @@ def _known_peaks(monkeypatch):
 
 
 def run(*arguments):
-    return CliRunner().invoke(main, [str(a) for a in arguments])
+    return CliRunner().invoke(main, [str(a) for a in arguments], prog_name="wxkernels-bench")
 
 
 def fine(*arguments):
@@ -137,7 +137,7 @@ def test_list_names_what_cannot_run_and_why():
             "--shape: '100000000000000000000x3x4x5' is neither",
         ),
         ([*FILTER, "--batch", 10**12], "spectral_filter --shape 6x10x8x2 --batch 1000000000000"),
-        (["--threads", 10**6], "--threads: 1000000 are more than the"),
+        (["--threads", 10**6], "Invalid value for '--threads': 1000000 is not in the range 1<=x<="),
         (["--json", "nowhere/a.json"], "cannot write nowhere/a.json: no folder nowhere"),
         (["--json", "/"], "cannot write /: it is a folder"),
         (["--csv", ""], "cannot write .: it is a folder"),
@@ -157,6 +157,13 @@ def test_list_names_what_cannot_run_and_why():
         (["memory", "nothing"], "there is no case 'nothing'"),
         (["memory", "layer_norm", "--precision", "int8"], "--precision: layer_norm has nothing of ours in"),
         (["report", "a.json", "b.json", "-o", "./b.json"], "--output: b.json is one of the results"),
+        (
+            ["--rounds", "0"],
+            "Invalid value for '--rounds': 0 is not in the range x>=1 (see wxkernels-bench --help)",
+        ),
+        (["--nothing"], "No such option"),
+        (["compare", "a.json"], "Missing argument 'NEW' (see wxkernels-bench compare --help)"),
+        (["profile"], "Missing argument 'CASE' (see wxkernels-bench profile --help)"),
         (["compare", "none.json", "none.json"], "cannot read none.json: No such file or directory"),
     ],
 )

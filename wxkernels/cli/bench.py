@@ -1,6 +1,5 @@
 """wxkernels-bench: measure the kernels against PyTorch, side by side, with the error beside the speed."""
 
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,7 @@ from wxkernels.bench.machine import conditions, load
 from wxkernels.bench.memory import footprints
 from wxkernels.bench.profile import measure_parts, write_trace
 from wxkernels.bench.results import Failure, Results, read
-from wxkernels.cli import one_line_errors, torch_device
+from wxkernels.cli import Group, one_line_errors, threads_option, torch_device
 from wxkernels.errors import UserError
 from wxkernels.io.files import require_writable
 
@@ -31,7 +30,7 @@ _FILE = click.Path(path_type=Path)
 _QUICK_ROUNDS = 3
 
 
-class _Bench(click.Group):
+class _Bench(Group):
     """Measures, unless its first word is one of its commands."""
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
@@ -53,7 +52,7 @@ def _options(*which: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 _SIZES = _options(
     click.option("--device", default="cpu", show_default=True, help="cpu or cuda[:i]."),
-    click.option("--threads", type=click.IntRange(1), help="CPU threads. [PyTorch's own choice]"),
+    threads_option,
     click.option(
         "--shape", "shapes", multiple=True, help="A model's name or sizes such as 90x180x768x8; repeatable."
     ),
@@ -271,9 +270,6 @@ def report(files, output):
 
 def _device(name: str, threads: int | None) -> torch.device:
     if threads:
-        processors = os.cpu_count() or threads
-        if threads > processors:
-            raise UserError(f"--threads: {threads} are more than the {processors} processors of this machine")
         torch.set_num_threads(threads)
     device = torch_device(name)
     assert isinstance(device, torch.device)
