@@ -28,9 +28,9 @@ step() {
     fi
 }
 
-# part FILE LIMIT COMMAND...: a step that makes OUT/FILE
+# part FILE LIMIT COMMAND...: a step that makes OUT/FILE; what wxkernels-bench left unfinished is made anew
 part() {
-    if [[ -n $gpu && -e $out/$1 ]]; then
+    if [[ -n $gpu && -e $out/$1 ]] && ! grep -qs '"unfinished": ' "$out/$1"; then
         echo "== $out/$1 is there"
     else
         step "$@"

@@ -53,6 +53,8 @@ def conditions(header: dict[str, Any]) -> Iterator[str]:
         yield f"measured peaks: {peaks} GFLOP/s; copy {copy}, triad {triad} GB/s"
     versions = (f"{name} {header[name]}" for name in ("torch", "wxkernels", "commit", "date"))
     yield ", ".join(versions)
+    if header.get("unfinished"):
+        yield f"Unfinished: the run was stopped after {header['unfinished']}."
     if (header.get("load") or 0) > _QUIET:
         yield f"Not quiet: others kept {header['load']} processors busy before the run; times are noisy."
 
