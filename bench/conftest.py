@@ -7,6 +7,7 @@ import torch
 
 from wxkernels import ops  # noqa: F401 - registers the backends
 from wxkernels.bench import selection
+from wxkernels.bench.allocator import keep_freed_memory
 from wxkernels.bench.cases import CASES
 from wxkernels.bench.engine import dtype_name
 from wxkernels.bench.machine import device_name
@@ -20,6 +21,10 @@ def pytest_addoption(parser):
     )
     stored = Path(__file__).parent / "results"
     parser.addoption("--results", type=Path, default=stored, help="a folder of a folder for each device")
+
+
+def pytest_configure():
+    keep_freed_memory()
 
 
 def pytest_generate_tests(metafunc):

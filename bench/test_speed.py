@@ -35,6 +35,7 @@ def test_speed(benchmark, case, size, backend, stored):
 
     rounds = {"rounds": case.rounds, "warmup_rounds": 1}
     with torch.inference_mode():
+        turns.warm_up()
         benchmark.pedantic(time, [backend], setup=before_it, **rounds)
     if row is None:
         pytest.skip("measured, but nothing is stored to hold it to: ci/bench.sh")

@@ -88,6 +88,27 @@ def test_every_variant_runs_once_a_round_and_twice_before():
     assert {tuple(names) for names in rounds} == {("a", "b"), ("b", "a")}  # none always follows the same one
 
 
+@pytest.mark.usefixtures("unsettled")
+def test_variants_are_warmed_up_until_nothing_is_compiled(monkeypatch):
+    calls, graphs = [], iter([0, 2, 2, 2])  # before and after each round of warming up
+    monkeypatch.setattr(engine, "_graphs", lambda: next(graphs))
+    measure(problem(counted("a", calls), counted("b", calls)), UNKNOWN, rounds=1)
+    assert calls[:6] == ["a", "b", "a", "b", "a", "b"]
+    assert len(calls) == 8
+
+
+def test_graphs_that_were_compiled_are_counted():
+    @torch.compile(backend="eager")
+    def double(x):
+        return x * 2
+
+    before = engine._graphs()
+    double(torch.ones(3))
+    once = engine._graphs()
+    double(torch.ones(3))
+    assert before < once == engine._graphs()
+
+
 def test_a_short_variant_runs_on_its_own_for_a_while_before_it_is_timed(monkeypatch):
     now, calls = [0.0], []
     monkeypatch.setattr(engine, "_SETTLING_SECONDS", 0.02)

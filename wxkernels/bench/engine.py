@@ -3,6 +3,7 @@
 import functools
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ _MOST_SETS = 256
 #: A shorter variant runs this long in its turn before it is timed: for some ms the OpenMP threads of the one
 #: before spin on the cores (native linear_int8 at 4050 x 256 -> 1024 on two cores: 7.0 ms, then 3.5 ms).
 _SETTLING_SECONDS = 0.02
+
+_MOST_WARM_UPS = 3
 
 
 @dataclass(frozen=True)
@@ -145,10 +148,7 @@ def measure(
     variants = [v for v in problem.variants if v.name in prepared]
     turns = Turns(prepared, problem.size.device)
     with torch.inference_mode():
-        # Again: what was compiled for one is compiled anew after others were (20 s of a round, at full size).
-        for variant in variants:
-            progress(f"warms up {variant.name}")
-            turns.seconds(variant.name)
+        turns.warm_up(progress)
         times = _interleaved(turns, list(prepared), rounds, progress)
     cold = _rotating_bytes(inputs) > (cache_bytes(problem.size.device) or float("inf"))
     return [_row(problem, v, variants, times, errors[v.name], cold, ceilings) for v in variants], failed
@@ -183,6 +183,20 @@ class Turns:
         call, own = self.prepared[name]
         self._last[name] = seconds(call, own[next(self._sets)], self.device)
         return self._last[name]
+
+    def warm_up(self, progress: Progress = lambda text: None) -> None:
+        """A call of each variant; again after one for which something was compiled anew.
+
+        Code compiled for one is void when another changes what it depends on, such as the backends that
+        einops knows: 20 s of a round, at full size.
+        """
+        for _ in range(_MOST_WARM_UPS):
+            before = _graphs()
+            for name in self.prepared:
+                progress(f"warms up {name}")
+                self.seconds(name)
+            if _graphs() == before:
+                return
 
     def settle(self, name: str) -> None:
         """Run a short variant untimed, on a CPU, until threads of the one before have gone to sleep."""
@@ -258,6 +272,12 @@ def _error(found: Tensor, exact: Tensor) -> float:
         return 0.0
     largest = (found[: len(exact)].to(exact) - exact).abs().max().item()
     return largest / (exact.abs().max().item() or 1.0)
+
+
+def _graphs() -> int:
+    """How many graphs torch.compile has made in this process."""
+    dynamo = sys.modules.get("torch._dynamo.utils")  # not imported before something is compiled
+    return dynamo.counters["stats"]["unique_graphs"] if dynamo else 0
 
 
 def _interleaved(

@@ -44,6 +44,7 @@ def conditions(header: dict[str, Any]) -> Iterator[str]:
         cache and f"{cache} MB cache",
         clock and f"{clock:.0f} MHz",
         header.get("power_w") and f"{header['power_w']:.0f} W",
+        header.get("allocator") and f"allocator: {header['allocator']}",
         header.get("load") is not None and f"load {header['load']}",
     ]
     yield ", ".join(text for text in state if text)

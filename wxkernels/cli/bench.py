@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 
 from wxkernels.bench import drawing, export, plots, selection, tables
+from wxkernels.bench.allocator import keep_freed_memory
 from wxkernels.bench.case import Case
 from wxkernels.bench.cases import CASES
 from wxkernels.bench.ceilings import measure_ceilings
@@ -127,7 +128,7 @@ def main(
         for size in selection.sizes(case, target, shapes, batches, dtypes, quick)
     ]
     names = {case.name: selection.compared(case, target, backends, peers, quick) for case in chosen}
-    before = load()
+    state = {"allocator": keep_freed_memory(), "load": load()}
     ceilings = measure_ceilings(target, quick=quick)
 
     def take(case: Case, size: Size, progress: Progress) -> None:
@@ -138,7 +139,7 @@ def main(
         results.times += rows
         results.failed += failed
 
-    results.conditions = {**ceilings.conditions(), "load": before}
+    results.conditions = {**ceilings.conditions(), **state}
     _sweep(results, results.times, sizes, take, json_path, csv_path, reproduce)
     if plot_path:
         plots.plot_results([results], plot_path)
@@ -178,9 +179,9 @@ def profile(
                 raise UserError(f"profile: {name} has no parts; choose from {', '.join(chosen.profiled)}")
     else:
         names = [name for name in names if name in chosen.profiled]
-    before = load()
+    state = {"allocator": keep_freed_memory(), "load": load()}
     ceilings = measure_ceilings(target)
-    results = Results(command_line, {**ceilings.conditions(), "load": before})
+    results = Results(command_line, {**ceilings.conditions(), **state})
 
     def take(case: Case, size: Size, progress: Progress) -> None:
         assert case.network is not None
