@@ -112,6 +112,11 @@ class Problem:
     variants: Sequence[Variant]
 
 
+def option(name: str, kind: str) -> str:
+    """The option of wxkernels-bench that names a variant."""
+    return f"--{'backend' if kind == 'ours' else 'peer'} {name}"
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -311,7 +316,7 @@ def _row(
     baseline = min((v.name for v in plain or variants), key=lambda name: float(np.median(times[name])))
     speedup = ratio(times[baseline], t)
     floor = variant.work.seconds(ceilings)
-    chosen = [f"--{'backend' if variant.kind == 'ours' else 'peer'} {variant.name}"]
+    chosen = [option(variant.name, variant.kind)]
     if baseline not in (variant.name, *(v.name for v in variants if v.kind == "ours")):
         chosen.append(f"--peer {baseline}")
     return Row(
