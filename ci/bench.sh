@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Everything that README.md and docs/ state of this machine's CPU, into bench/results/DEVICE with a report, and the
 # tables made of it. Usage: ci/bench.sh [--again] [DEVICE]. An hour on two cores that have nothing else to do.
-# What is there already is kept: a run that was stopped goes on; --again measures all anew. Pictures and the trace
-# go to build/bench. Needs: pip install -c constraints.txt '.[bench,plot]', and ai-models-fourcastnet as
+# What is there already is kept, and told with its commit where that is not HEAD's: a run that was stopped goes on;
+# --again measures all anew. Pictures and the trace go to build/bench. Needs: pip install -c constraints.txt '.[bench,plot]', and ai-models-fourcastnet as
 # docs/benchmarks.md has it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,14 +15,18 @@ slug='import re, torch; from wxkernels.bench.machine import device_name
 print(re.sub("[^a-z0-9]+", "-", device_name(torch.device("cpu")).lower()))'
 results=bench/results/${1:-$(python -c "$slug")}
 threads=$(nproc)
+head=$(git rev-parse --short HEAD)
 mkdir -p "$results" build/bench
 
-# measure FILE ARGUMENTS...: unless the file is there, in the schema of now
+# measure FILE ARGUMENTS...: unless the file is there, whole and in the schema of now
 measure() {
     local file=$results/$1.json
     shift
-    if [[ -z $again ]] && grep -qs '"schema": 2' "$file"; then
-        echo "== $file is there"
+    if [[ -z $again ]] && grep -qs '"schema": 2' "$file" && ! grep -q '"unfinished": ' "$file"; then
+        local commit
+        commit=$(sed -n 's/.*"commit": "\([^"]*\)".*/\1/p' "$file")
+        [[ $commit == "$head" ]] && commit= || commit=", of commit ${commit:-unknown}"
+        echo "== $file is there$commit"
         return
     fi
     echo "== $file: wxkernels-bench $*, $(date -u +%H:%M)"
@@ -42,6 +46,7 @@ measure profile profile fourcastnet --rounds 2 --plot build/bench/profile.png --
 measure memory memory fourcastnet --peer eager --peer eager-bf16 "${ours[@]}"                                 # 3 min
 measure mlp mlp "${shapes[@]}"                                                                                # 3 min
 measure linear_int8 linear_int8 "${shapes[@]}" --batch 1 --batch 4                                            # 4 min
+measure patches patch_embed patch_head "${shapes[@]}"                                                         # 1 min
 measure layer_norm layer_norm layer_norm_int8 "${shapes[@]}"                                                  # 1 min
 measure spectral_filter spectral_filter "${shapes[@]}" --batch 1 --batch 4 --dtype float32 --dtype bfloat16   # 4 min
 measure fourcastnet-members fourcastnet --rounds 2 --batch 1 --batch 2 --batch 4 --batch 8 \
@@ -55,6 +60,8 @@ if [[ -n $again || ! -s $results/forecast.txt ]]; then
     echo "$((SECONDS - began)) s in all" >>build/bench/forecast.txt
     mv build/bench/forecast.txt "$results/forecast.txt"
     rm -r build/bench/forecast.zarr
+else
+    echo "== $results/forecast.txt is there"
 fi
 
 wxkernels-bench report "$results"/*.json -o "$results/report.html"

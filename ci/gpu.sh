@@ -2,7 +2,7 @@
 # All that needs a GPU, in one go of at most ten minutes and without a network: builds the package with its CUDA
 # kernels into the Python that is active, runs the tests marked gpu, tunes the Triton kernels' tiles, measures, and
 # writes OUT/*.json, wxkernels/ops/tiles.json and the record wxkernels/verified.json (OUT has copies): from there on
-# the backends that passed are chosen by themselves.
+# the backends that passed, and are not slower than PyTorch, are chosen by themselves.
 # Usage: ci/gpu.sh [OUT]. A part whose file is in OUT is kept: a run that was stopped goes on. Packages that are
 # missing are installed from wheels in .whl/. Without a GPU it prints what it would do.
 set -euo pipefail
@@ -28,9 +28,9 @@ step() {
     fi
 }
 
-# part FILE LIMIT COMMAND...: a step that makes OUT/FILE
+# part FILE LIMIT COMMAND...: a step that makes OUT/FILE; what wxkernels-bench left unfinished is made anew
 part() {
-    if [[ -n $gpu && -e $out/$1 ]]; then
+    if [[ -n $gpu && -e $out/$1 ]] && ! grep -qs '"unfinished": ' "$out/$1"; then
         echo "== $out/$1 is there"
     else
         step "$@"
@@ -65,6 +65,7 @@ bench spectral_filter 70 spectral_filter --dtype float32 --dtype bfloat16 --batc
 bench layer_norm 60 layer_norm layer_norm_int8
 bench linear_int8 60 linear_int8
 bench mlp 80 mlp
+bench patches 40 patch_embed patch_head
 step record 20 python3 ci/gpu.py record "$out"
 # On the backends that the record now names.
 bench fourcastnet 120 fourcastnet --peer eager --peer eager-bf16 --peer compiled-bf16 \

@@ -205,7 +205,16 @@ TABLES = {
     "memory": memory,
     **{
         case: partial(times, case)
-        for case in ("fourcastnet", "mlp", "linear_int8", "layer_norm", "layer_norm_int8", "spectral_filter")
+        for case in (
+            "fourcastnet",
+            "mlp",
+            "linear_int8",
+            "patch_embed",
+            "patch_head",
+            "layer_norm",
+            "layer_norm_int8",
+            "spectral_filter",
+        )
     },
 }
 

@@ -75,7 +75,7 @@ def test_a_backend_is_named_where_any_op_has_it(monkeypatch):
 
 def test_a_gpu_backend_waits_for_its_record(monkeypatch, tmp_path):
     monkeypatch.setattr(backends, "device_architecture", lambda device: "sm_90")
-    assert OP._unproven("triton", TENSORS[0]).startswith("its tests have no record on sm_90")
+    assert OP._unproven("triton", TENSORS[0]).startswith("on sm_90 it has no record of its tests")
     record = {"op": "spectral_filter", "backend": "triton", "architecture": "sm_90", "speedup": None}
     (tmp_path / "verified.json").write_text(json.dumps({"records": [record]}))
     monkeypatch.setattr(backends, "files", lambda package: tmp_path)
@@ -84,6 +84,10 @@ def test_a_gpu_backend_waits_for_its_record(monkeypatch, tmp_path):
         assert OP._unproven("triton", TENSORS[0]) is None
         monkeypatch.setattr(backends, "device_architecture", lambda device: "sm_80")
         assert OP._unproven("triton", TENSORS[0]) is not None
+        backends.verified.cache_clear()
+        records = [record | {"backend": b, "speedup": speed} for b, speed in (("triton", 0.9), ("cuda", 1.1))]
+        (tmp_path / "verified.json").write_text(json.dumps({"records": records}))
+        assert backends.verified() == {("spectral_filter", "cuda", "sm_90"): 1.1}
     finally:
         backends.verified.cache_clear()
 

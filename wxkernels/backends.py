@@ -82,7 +82,10 @@ class Op:
         architecture = device_architecture(x.device)
         if (self.name, name, architecture) in verified():
             return None
-        return f"its tests have no record on {architecture}; choose it with wxkernels.backends.use({name!r})"
+        return (
+            f"on {architecture} it has no record of its tests, or one of being slower than PyTorch;"
+            f" choose it with wxkernels.backends.use({name!r})"
+        )
 
     def _tell(self, name: str, reason: str, x: Tensor) -> None:
         key = f"{name} on {x.device.type}, {x.dtype}"
@@ -178,13 +181,17 @@ def device_architecture(device: torch.device) -> str:
 def verified() -> dict[tuple[str, str, str], float]:
     """The speed over PyTorch by (op, backend, architecture) whose tests passed on a GPU, from verified.json.
 
-    0 where it was not measured; empty where there is no such file.
+    0 where it was not measured; without those that are slower; empty where there is no such file.
     """
     path = files("wxkernels") / "verified.json"
     if not path.is_file():
         return {}
     records = json.loads(path.read_text())["records"]
-    return {(r["op"], r["backend"], r["architecture"]): r["speedup"] or 0.0 for r in records}
+    return {
+        (r["op"], r["backend"], r["architecture"]): r["speedup"] or 0.0
+        for r in records
+        if r["speedup"] is None or r["speedup"] >= 1
+    }
 
 
 def table() -> list[tuple[str, str, str]]:

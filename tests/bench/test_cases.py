@@ -24,6 +24,8 @@ SMALL = [
     ("linear_int8", (17, 64, 96), torch.int8),
     ("linear_int8", (17, 96, 64), torch.int8),
     ("mlp", (17, 32, 64), torch.float32),
+    ("patch_embed", (8, 12, 3, 4, 6, 10), torch.float32),
+    ("patch_head", (8, 12, 3, 4, 6, 10), torch.float32),
 ]
 #: Where the quick shape is a layer's.
 QUICK_OF = {"linear_int8": "small:fc1"}
@@ -82,14 +84,30 @@ def test_the_fp8_layer_is_held_to_the_others(shape):
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_sample_has_other_inputs_and_the_same_weights(case):
+def test_a_sample_has_other_inputs_and_its_own_copy_of_the_weights(case):
     if case.network:
         hosts.module("ai_models_fourcastnet.afnonet")  # or skip
     problem = case.problem(size(case.shapes[QUICK_OF.get(case.name, "small")], case.dtypes[0]), [])
     first, second = problem.sample(), problem.sample()
     assert first[0].shape == problem.shape[:1] + first[0].shape[1:]
     assert not torch.equal(first[0], second[0])
-    assert all(a is b for a, b in zip(first[1:4], second[1:4], strict=True))
+    for a, b in zip(first[1:4], second[1:4], strict=True):
+        assert torch.equal(a, b)
+        assert a is not b
+
+
+@pytest.mark.parametrize(("name", "shape", "dtype"), [one for one in SMALL if one[2] != torch.bfloat16])
+def test_a_variant_computes_with_the_weights_that_it_is_given(name, shape, dtype):
+    here = CASES[name].ours(CPU) | CASES[name].peers(CPU)
+    names = [n for n, reason in here.items() if reason is None and "compiled" not in n]
+    problem = CASES[name].problem(size(shape, dtype), names)
+    given = problem.sample()
+    tripled = [given[0], *(3 * weight for weight in given[1:4]), *given[4:]]
+    for variant in problem.variants:
+        call = variant.build()
+        with torch.inference_mode():
+            first, second = (variant.finish(call(variant.adapt(s)), s) for s in (given, tripled))
+        assert not torch.allclose(first, second), variant.name
 
 
 def test_variants_share_no_compiled_code(monkeypatch):

@@ -130,7 +130,7 @@ def test_a_short_variant_runs_on_its_own_for_a_while_before_it_is_timed(monkeypa
 
 @pytest.mark.usefixtures("unsettled")
 def test_every_call_takes_the_next_of_inputs_that_do_not_fit_the_cache(monkeypatch):
-    monkeypatch.setattr(engine, "cache_bytes", lambda device: 5 * 4 * 4)  # of five inputs
+    monkeypatch.setattr(engine, "cache_bytes", lambda device: 5 * 4 * 2)  # half of five inputs
     taken, made = [], []
 
     def sample():

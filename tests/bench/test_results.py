@@ -1,5 +1,6 @@
 """The results file: what is written is read again, and anything else gets one line."""
 
+import dataclasses
 import json
 
 import pytest
@@ -24,6 +25,18 @@ def test_what_is_written_is_read_again(tmp_path):
     RESULTS.write(path)
     assert read(path) == RESULTS
     assert path.read_text().count("\n") == 17  # a record a line, so that a change of one shows as one
+
+
+def test_parts_of_before_their_percentiles_are_read(tmp_path):
+    path = tmp_path / "a.json"
+    results = dataclasses.replace(RESULTS, parts=[dataclasses.replace(PART, p20_ms=1.0, p80_ms=2.0)])
+    results.write(path)
+    assert read(path) == results
+    content = json.loads(path.read_text())
+    for name in ("p20_ms", "p80_ms"):
+        del content["parts"][0][name]
+    path.write_text(json.dumps(content))
+    assert read(path) == RESULTS
 
 
 def broken(content, change):

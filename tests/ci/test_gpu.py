@@ -74,6 +74,23 @@ def test_the_record_is_what_the_choice_reads(gpu, out, monkeypatch):
         backends.verified.cache_clear()
 
 
+def test_a_backend_is_held_to_pytorch_that_is_as_precise_and_not_compiled(gpu, tmp_path):
+    against = {"eager": 4.0, "eager-bf16": 1.5, "compiled-bf16": 0.5}
+    rows = [
+        dataclasses.replace(ROW, backend=name, kind=kind, precision=precision, against=against)
+        for name, kind, precision in (
+            ("triton-fp32", "ours", "float32"),
+            ("cuda-bf16", "ours", "bfloat16"),
+            ("eager", "pytorch", "float32"),
+            ("eager-bf16", "pytorch", "bfloat16"),
+            ("compiled-bf16", "pytorch", "bfloat16"),
+        )
+    ]
+    other = dataclasses.replace(rows[0], shape="9x9", against={})  # no PyTorch ran beside it
+    Results("", {}, [*rows, other]).write(tmp_path / "mlp.json")
+    assert gpu.speeds(tmp_path) == pytest.approx({("mlp", "triton"): 4.0, ("mlp", "cuda"): 1.5})
+
+
 def test_the_table_shows_tests_and_times(gpu, out, capsys):
     for name in ("verified.json", "tiles.json"):
         (out / name).write_text(json.dumps({"records": []}))
@@ -120,7 +137,8 @@ def test_a_second_run_makes_only_what_is_not_there(tmp_path):
         tmp_path / "python3",
         f'echo "$@" >>{log}; for last; do :; done; case "$*" in "-m pytest"*) touch "$last";; esac',
     )
-    bench = f'echo bench $1 >>{log}; test "$1" != linear_int8 -o -e {tmp_path}/again && touch {out}/$1.json'
+    bench = f'echo bench $1 >>{log}; for last; do :; done; test "$1" != linear_int8 -o -e {tmp_path}/again'
+    bench += ' && touch "$last"'
     script(tmp_path / "wxkernels-bench", bench)
     script(tmp_path / "wxkernels", f'echo wxkernels $1 >>{log}; for last; do :; done; touch "$last"')
     first = run(tmp_path, out)
@@ -132,8 +150,12 @@ def test_a_second_run_makes_only_what_is_not_there(tmp_path):
 
     log.unlink()
     (tmp_path / "again").touch()
+    (out / "mlp.json").write_text('{"conditions": {"unfinished": "1 of 2 sizes"}}')
     second = run(tmp_path, out)
     assert second.returncode == 0, second.stderr
     made = log.read_text()
-    assert [line for line in made.splitlines() if line.startswith("bench")] == ["bench linear_int8"]
+    assert [line for line in made.splitlines() if line.startswith("bench")] == [
+        "bench linear_int8",
+        "bench mlp",
+    ]
     assert "-m pytest" not in made

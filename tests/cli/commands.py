@@ -8,7 +8,7 @@ H, W, TIMES = 16, 32, 4
 
 
 def run(*arguments):
-    return CliRunner().invoke(group, [str(a) for a in arguments])
+    return CliRunner().invoke(group, [str(a) for a in arguments], prog_name="wxkernels")
 
 
 def fine(*arguments):

@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import json
+import os
+import signal
 from concurrent.futures import BrokenExecutor
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from tests import hosts
+from tests.bench.test_results import FOOTPRINT
 from wxkernels.bench import memory
 from wxkernels.bench.cases import CASES, fourcastnet
 from wxkernels.bench.ceilings import Ceilings
@@ -34,7 +37,7 @@ def _known_peaks(monkeypatch):
 
 
 def run(*arguments):
-    return CliRunner().invoke(main, [str(a) for a in arguments])
+    return CliRunner().invoke(main, [str(a) for a in arguments], prog_name="wxkernels-bench")
 
 
 def fine(*arguments):
@@ -87,22 +90,74 @@ def test_every_case_runs_quickly_and_without_errors(tmp_path, case):
         assert row.error < (2e-2 if row.precision != "float32" or "int8" in row.case else 2e-6), row
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (MemoryError(), 2, "error: layer_norm --shape 3x8 --batch 4"),
+        (ValueError("a defect"), 1, ""),
+    ],
+)
+@pytest.mark.parametrize("command", [[], ["memory"]])
+def test_a_sweep_that_is_stopped_keeps_what_it_found(tmp_path, monkeypatch, command, error, code, told):
+    taken = []
+
+    def two(*arguments, **options):
+        taken.append(arguments)
+        if len(taken) == 3:
+            raise error
+        return original(*arguments, **options)
+
+    name = "footprints" if command else "measure"
+    original = (lambda *arguments: [FOOTPRINT]) if command else bench.measure
+    monkeypatch.setattr(bench, name, two)
+    found, flat = tmp_path / "a.json", tmp_path / "a.csv"
+    batches = [word for batch in (1, 2, 4) for word in ("--batch", batch)]
+    chosen = ["--shape", "3x8", "--peer", "eager", "--json", found, "--csv", flat]
+    done = run(*command, "layer_norm", *batches, *chosen)
+    assert done.exit_code == code
+    results = read(found)
+    assert results.conditions["unfinished"] == "2 of 3 sizes"
+    records = results.memory if command else results.times
+    assert [row.batch for row in records] == ([1, 1] if command else [1, 1, 2, 2])
+    assert flat.read_text().count("\n") == 1 + len(records)
+    assert "Unfinished: the run was stopped after 2 of 3 sizes." in done.output
+    assert f"stopped after 2 of 3 sizes, which are in {found} and {flat}\n{told}" in done.output
+
+
+def test_a_termination_signal_stops_a_sweep_as_ctrl_c_does(tmp_path, monkeypatch):
+    def ask(problem, *arguments, **options):
+        if problem.size.batch == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return measure(problem, *arguments, **options)
+
+    measure, former = bench.measure, signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(bench, "measure", ask)
+    done = run(*FILTER, "--batch", 1, "--batch", 2, "--json", tmp_path / "a.json")
+    assert done.exit_code == 130
+    assert done.output.endswith(f"stopped after 1 of 2 sizes, which are in {tmp_path / 'a.json'}\n")
+    assert {row.batch for row in read(tmp_path / "a.json").times} == {1}
+    assert signal.getsignal(signal.SIGTERM) is former
+
+
 def test_a_model_names_all_its_layers(tmp_path):
-    fine("linear_int8", "--shape", "small", "--rounds", 1, "--peer", "int_mm", "--json", tmp_path / "a.json")
-    rows = read(tmp_path / "a.json").times
+    fine(
+        "linear_int8", "--shape", "small", "--rounds", 1, "--backend", "native", "--json", tmp_path / "a.json"
+    )
+    rows = [row for row in read(tmp_path / "a.json").times if row.kind == "ours"]
     assert [(r.shape, r.model) for r in rows] == [("128x64x256", "small:fc1"), ("128x256x64", "small:fc2")]
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--peer", "eager-bf16"], ["eager-bf16"]),
+        (["--peer", "eager-bf16"], ["eager-bf16", "native-fp32", "native-bf16", "native-int8"]),
         (["--backend", "native-int8"], ["eager", "native-int8"]),
         (["--backend", "native-int8", "--peer", "eager-bf16"], ["eager-bf16", "native-int8"]),
         (["--quick"], ["eager", "native-fp32", "native-bf16", "native-int8"]),
     ],
 )
-def test_the_named_variants_run_and_a_baseline(tmp_path, options, expected):
+def test_the_named_variants_run_and_what_they_are_compared_with(tmp_path, options, expected):
     fine("mlp", "--shape", "small", "--rounds", 1, *options, "--json", tmp_path / "a.json")
     rows = read(tmp_path / "a.json").times
     assert [row.backend for row in rows] == expected
@@ -123,6 +178,7 @@ def test_list_names_what_cannot_run_and_why():
         (["--shape", "3x4"], "--shape: '3x4' is neither"),
         (["spectral_filter", "--shape", "6x10x9x2"], "shape: 9 channels do not divide into 2 blocks"),
         (["fourcastnet", "--shape", "30x64x3x8x16x1x8"], "shape: 30 x 64 is not whole patches of 8"),
+        (["patch_head", "--shape", "8x12x3x4x5x2"], "shape: 8 x 12 is not whole patches of 4 x 5"),
         (["fourcastnet", "--shape", "32x64x3x8x16x1x3"], "shape: 16 channels do not divide into 3 blocks"),
         (["--dtype", "int8"], "--dtype: spectral_filter takes"),
         (["--backend", "magic"], "--backend: there is no 'magic'"),
@@ -136,7 +192,7 @@ def test_list_names_what_cannot_run_and_why():
             "--shape: '100000000000000000000x3x4x5' is neither",
         ),
         ([*FILTER, "--batch", 10**12], "spectral_filter --shape 6x10x8x2 --batch 1000000000000"),
-        (["--threads", 10**6], "--threads: 1000000 are more than the"),
+        (["--threads", 10**6], "Invalid value for '--threads': 1000000 is not in the range 1<=x<="),
         (["--json", "nowhere/a.json"], "cannot write nowhere/a.json: no folder nowhere"),
         (["--json", "/"], "cannot write /: it is a folder"),
         (["--csv", ""], "cannot write .: it is a folder"),
@@ -156,11 +212,18 @@ def test_list_names_what_cannot_run_and_why():
         (["memory", "nothing"], "there is no case 'nothing'"),
         (["memory", "layer_norm", "--precision", "int8"], "--precision: layer_norm has nothing of ours in"),
         (["report", "a.json", "b.json", "-o", "./b.json"], "--output: b.json is one of the results"),
+        (
+            ["--rounds", "0"],
+            "Invalid value for '--rounds': 0 is not in the range x>=1 (see wxkernels-bench --help)",
+        ),
+        (["--nothing"], "No such option"),
+        (["compare", "a.json"], "Missing argument 'NEW' (see wxkernels-bench compare --help)"),
+        (["profile"], "Missing argument 'CASE' (see wxkernels-bench profile --help)"),
         (["compare", "none.json", "none.json"], "cannot read none.json: No such file or directory"),
     ],
 )
 def test_bad_input_gets_one_line(arguments, message):
-    if arguments[0] in ("fourcastnet", "profile"):
+    if "fourcastnet" in arguments:
         hosts.module("ai_models_fourcastnet.afnonet")  # or skip
     done = run(*arguments)
     assert done.exit_code == 2
@@ -269,7 +332,10 @@ def test_a_run_is_drawn_reported_and_added_to_a_log(tmp_path):
     for _ in range(2):
         fine(*FILTER, "--plot", picture, "--logger", f"csv={log}", "--json", found)
     with log.open() as file:
-        assert [(r["backend"], r["rounds"]) for r in csv.DictReader(file)] == [("eager", "2")] * 2
+        assert [(r["backend"], r["rounds"]) for r in csv.DictReader(file)] == 2 * [
+            ("eager", "2"),
+            ("native", "2"),
+        ]
     assert picture.read_bytes().startswith(b"\x89PNG")
     fine("report", found, "-o", page)
     assert "spectral_filter" in page.read_text()

@@ -131,8 +131,8 @@ def test_info_names_every_backend():
         (["TUTORIAL", "--device", "abacus"], "abacus"),
         (["TUTORIAL", "--scores", "a.txt"], "a.txt: expected a name that ends with .csv or .json"),
         (["TUTORIAL", "--plot", "a.bmp"], "a.bmp: expected a name that ends with .png or .pdf or .svg"),
-        (["TUTORIAL", "--plot", "nodir/a.png"], "nodir/a.png: there is no folder nodir"),
-        (["TUTORIAL", "--netcdf", "nodir/a.nc"], "nodir/a.nc: there is no folder nodir"),
+        (["TUTORIAL", "--plot", "nodir/a.png"], "cannot write nodir/a.png: no folder nodir"),
+        (["TUTORIAL", "--netcdf", "nodir/a.nc"], "cannot write nodir/a.nc: no folder nodir"),
         (["TUTORIAL", "--maps", "a.png", "--map-variable", "zz"], "--map-variable: the forecast keeps no zz"),
         (
             ["TUTORIAL", "--maps", "a.png", "--map-lead", "7"],
@@ -146,6 +146,12 @@ def test_info_names_every_backend():
         (["TUTORIAL", "--resume"], "--resume: give the store"),
         (["TUTORIAL", "--statistics-only", "--maps", "m.png"], "--maps: draws the members"),
         (["TUTORIAL", "--truth", "nowhere.nc"], "nowhere.nc"),
+        (
+            ["TUTORIAL", "--threads", "100000"],
+            "Invalid value for '--threads': 100000 is not in the range 1<=x<=",
+        ),
+        (["TUTORIAL", "--stps", "1"], "No such option"),
+        (["a", "b"], "unexpected extra argument (b) (see wxkernels forecast --help)"),
     ],
 )
 def test_bad_input_gets_one_line_and_leaves_nothing(tutorial, tmp_path, monkeypatch, arguments, message):

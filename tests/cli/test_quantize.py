@@ -104,7 +104,11 @@ def test_without_arguments_it_is_the_shipped_model(tmp_path, monkeypatch):
         (["TUTORIAL", "--keep", "blocks.9.*=bf16"], "'blocks.9.*' fits none of the layers patch_embed,"),
         (["TUTORIAL", "--keep", "head"], "--keep: expected PATTERN=fp32, =bf16 or =int8, got 'head'"),
         (["TUTORIAL", "--keep", "head=int4"], "--keep: expected PATTERN=fp32"),
-        (["TUTORIAL", "-o", "nowhere/a.safetensors"], "there is no folder nowhere; make it"),
+        (
+            ["TUTORIAL", "-o", "nowhere/a.safetensors"],
+            "cannot write nowhere/a.safetensors: no folder nowhere; make it",
+        ),
+        (["TUTORIAL", "-o", "/"], "cannot write /: it is a folder"),
         (["nowhere.h5", "-m", "nowhere.ckpt"], "nowhere.ckpt: no such file"),
         (["-m", "nowhere.ckpt"], "no initial state: give the file that holds it"),
         (["TUTORIAL", "--random-weights", "small"], "--random-weights: takes no data; leave SOURCE away"),

@@ -74,6 +74,17 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(own, dynamic=False, fullgraph=True)
 
 
+def split(name: str) -> tuple[str, str]:
+    """What runs and its precision, of "native-bf16" or "eager-bf16"; fp32 where the name has none."""
+    how, _, precision = name.partition("-")
+    return how, precision or "fp32"
+
+
+def all_in(dtype: torch.dtype, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """An input set with its weights in `dtype`."""
+    return [tensor.to(dtype) for tensor in tensors]
+
+
 def absent(*modules: str, fix: str = "pip install -c constraints.txt '.[bench]'") -> str | None:
     """Why a peer that needs these modules is not here; None where it is."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]

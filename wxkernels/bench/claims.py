@@ -56,7 +56,7 @@ def claims(rows: Iterable[Row]) -> list[Claim]:
     for row in rows:
         known = (end for end in (row.speedup_low, row.speedup_high) if end is not None)
         if sound(row.median_ms, row.speedup, *known):
-            problems.setdefault((row.case, row.model, row.shape, row.dtype), []).append(row)
+            problems.setdefault(row.problem, []).append(row)
     found = []
     for some in problems.values():
         ours = min((row for row in some if row.kind == "ours"), key=attrgetter("median_ms"), default=None)

@@ -71,10 +71,10 @@ def notes(row: Row) -> str:
 def against(rows: Sequence[Row]) -> Table:
     """How much faster ours are than each of the others at the same size, a column each of ours."""
     ours = [row for row in rows if row.kind == "ours"]
-    own = {(row.case, row.model, row.shape, row.dtype, row.backend): row.against for row in ours}
+    own = {(*row.problem, row.backend): row.against for row in ours}
 
     def speed(name: str) -> Callable[[Row], float | None]:
-        return lambda row: own.get((row.case, row.model, row.shape, row.dtype, name), {}).get(row.backend)
+        return lambda row: own.get((*row.problem, name), {}).get(row.backend)
 
     names = dict.fromkeys(row.backend for row in ours)
     speeds = [_numbers(f"{name}, x", speed(name), ratio) for name in names]
@@ -119,6 +119,8 @@ PARTS = (
     _words("variant", "backend"),
     _words("part", "part"),
     _numbers("median, ms", "median_ms", number),
+    _numbers("p20, ms", "p20_ms", number),
+    _numbers("p80, ms", "p80_ms", number),
     _numbers("of the step, %", "share", percent),
     _numbers("floor, ms", "floor_ms", number),
     _numbers("of floor, %", "floor_share", percent),

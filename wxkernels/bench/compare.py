@@ -77,7 +77,7 @@ def unmatched(results: Results, found: Sequence[Change]) -> list[Row]:
 
 
 def _key(row: Row) -> tuple[str | None, ...]:
-    return row.case, row.model, row.shape, row.dtype, row.backend
+    return *row.problem, row.backend
 
 
 def _baseline(before: Row, old: Sequence[Row], after: Row, new: Sequence[Row]) -> str | None:
@@ -90,6 +90,6 @@ def _baseline(before: Row, old: Sequence[Row], after: Row, new: Sequence[Row]) -
 
 def _beside(rows: Sequence[Row], row: Row, backend: str) -> list[float]:
     """The times of another variant in the rounds of `row`; none where it did not run in them."""
-    key = (*_key(row)[:-1], backend)
+    key = (*row.problem, backend)
     found = (r.times_ms for r in reversed(rows) if _key(r) == key and len(r.times_ms) == len(row.times_ms))
     return next(found, [])

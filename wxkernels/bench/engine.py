@@ -98,8 +98,9 @@ class Variant:
 class Problem:
     """A case at one size; `shape` is that of its input, with the batch.
 
-    `sample` makes a set of random inputs, in which weights are the same tensors each time. `exact` computes
-    in float64, all samples or only the first ones.
+    `sample` makes a set of random inputs. Of an op it has a copy of the same weights, other than those of the
+    set before: in a network every layer has its own, which come from memory. `exact` computes in float64, all
+    samples or only the first ones.
     """
 
     case: str
@@ -109,6 +110,11 @@ class Problem:
     sample: Callable[[], Sequence[Tensor]]
     exact: Callable[[Sequence[Tensor]], Tensor]
     variants: Sequence[Variant]
+
+
+def option(name: str, kind: str) -> str:
+    """The option of wxkernels-bench that names a variant."""
+    return f"--{'backend' if kind == 'ours' else 'peer'} {name}"
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -232,16 +238,16 @@ def _flushed(device: torch.device) -> Tensor:
 
 
 def rotated(problem: Problem) -> list[Sequence[Tensor]]:
-    """Two input sets, or as many as are together larger than the last level cache."""
+    """Two input sets, or as many as are together twice the last level cache, of which bfloat16 is half."""
     inputs = [problem.sample(), problem.sample()]
     each, cache = _rotating_bytes(inputs) // 2, cache_bytes(problem.size.device) or 0
-    while each and len(inputs) * each <= cache and len(inputs) < _MOST_SETS:
+    while each and len(inputs) * each <= 2 * cache and len(inputs) < _MOST_SETS:
         inputs.append(problem.sample())
     return inputs
 
 
 def _rotating_bytes(inputs: Sequence[Sequence[Tensor]]) -> int:
-    """Of the tensors that are others in every set; weights are the same in all."""
+    """Of the tensors that are others in every set."""
     shared = {id(t) for t in inputs[0]} & {id(t) for t in inputs[-1]}
     return sum(t.nbytes for tensors in inputs for t in tensors if id(t) not in shared)
 
@@ -310,7 +316,7 @@ def _row(
     baseline = min((v.name for v in plain or variants), key=lambda name: float(np.median(times[name])))
     speedup = ratio(times[baseline], t)
     floor = variant.work.seconds(ceilings)
-    chosen = [f"--{'backend' if variant.kind == 'ours' else 'peer'} {variant.name}"]
+    chosen = [option(variant.name, variant.kind)]
     if baseline not in (variant.name, *(v.name for v in variants if v.kind == "ours")):
         chosen.append(f"--peer {baseline}")
     return Row(

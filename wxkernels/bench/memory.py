@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from wxkernels.bench.engine import Problem, Progress, Size
+from wxkernels.bench.engine import Problem, Progress, Size, option
 from wxkernels.bench.results import Footprint
 from wxkernels.errors import UserError
 
@@ -45,8 +45,8 @@ def footprints(
     for variant in made.variants:
         progress(f"a call of {variant.name} in a process of its own")
         taken = in_fresh_process(size.device, _call, problem, size, variant.name)
-        option = f"--{'backend' if variant.kind == 'ours' else 'peer'} {variant.name}"
-        found.append(footprint(case, made.op, size, made.shape, variant.name, option, taken))
+        chosen = option(variant.name, variant.kind)
+        found.append(footprint(case, made.op, size, made.shape, variant.name, chosen, taken))
     return found
 
 
@@ -56,11 +56,11 @@ def footprint(
     size: Size,
     shape: Sequence[int],
     backend: str,
-    option: str,
+    chosen: str,
     taken: Bytes,
     file: int | None = None,
 ) -> Footprint:
-    """The row of what a process of `backend` took; `option` of wxkernels-bench chooses it."""
+    """The row of what a process of `backend` took; `chosen` is the option of wxkernels-bench for it."""
     return Footprint(
         case=case,
         model=size.model,
@@ -74,7 +74,7 @@ def footprint(
         start=taken.start,
         ready=taken.ready,
         peak=taken.peak,
-        command=f"wxkernels-bench memory {case} {size.options()} {option}",
+        command=f"wxkernels-bench memory {case} {size.options()} {chosen}",
     )
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, FigureBase
 
 #: Where an input has its grid; elsewhere its first size is rows. The other sizes agree along a line.
-_GRID = {"fourcastnet": (2, 3), "spectral_filter": (1, 2)}
+_GRID = {"fourcastnet": (2, 3), "patch_embed": (2, 3), "patch_head": (1, 2), "spectral_filter": (1, 2)}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch.profiler import record_function
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from wxkernels.bench.ceilings import Ceilings
-from wxkernels.bench.engine import Call, Progress, Size, Work
+from wxkernels.bench.engine import Call, Progress, Size, Work, option
 from wxkernels.bench.results import Part
 from wxkernels.io.files import whole_file
 
@@ -155,9 +155,10 @@ def _parts(
     rounds: int,
 ) -> Iterator[Part]:
     medians = {part: float(np.median(t)) for part, t in times.items()}
-    option = f"--{'backend' if variant.kind == 'ours' else 'peer'} {variant.name}"
-    command = f"wxkernels-bench profile {network.case} {network.size.options()} --rounds {rounds} {option}"
+    chosen = option(variant.name, variant.kind)
+    command = f"wxkernels-bench profile {network.case} {network.size.options()} --rounds {rounds} {chosen}"
     for part, median in medians.items():
+        p20, p80 = np.percentile(times[part], (20, 80))
         floor = variant.work[part].seconds(ceilings) if part in variant.work else None
         yield Part(
             case=network.case,
@@ -172,4 +173,6 @@ def _parts(
             floor_ms=None if floor is None else 1e3 * floor,
             floor_share=None if floor is None or not median else floor / median,
             command=command,
+            p20_ms=1e3 * float(p20),
+            p80_ms=1e3 * float(p80),
         )

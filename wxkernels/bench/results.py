@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -51,10 +51,18 @@ class Row:
     error: float  # largest absolute error over the largest |exact|
     command: str
 
+    @property
+    def problem(self) -> tuple[str | None, ...]:
+        """What the rows of one size have in common."""
+        return self.case, self.model, self.shape, self.dtype
+
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a step of one variant: medians over rounds, ms. `floor_ms` None: nothing need be done."""
+    """One part of a step of one variant: medians over rounds, ms. `floor_ms` None: nothing need be done.
+
+    p20_ms, p80_ms: percentiles over rounds; None in files that were written before they were taken.
+    """
 
     case: str
     model: str | None
@@ -68,6 +76,8 @@ class Part:
     floor_ms: float | None
     floor_share: float | None
     command: str
+    p20_ms: float | None = None
+    p80_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -150,18 +160,18 @@ def read(path: str | Path) -> Results:
 
 
 def _checked(kind: type, item: Any, where: str) -> Any:
-    """`kind(**item)`, if `item` has its fields and no others, each of its type."""
+    """`kind(**item)`, if `item` has its fields, at least those without a default, and no others."""
     if not isinstance(item, Mapping):
         raise UserError(f"{where} is no object")
-    names = [f.name for f in fields(kind)]
-    for name in (*names, *item):
-        if name not in item:
-            raise UserError(f"{where} has no {name!r}")
-        if name not in names:
+    hints = get_type_hints(kind)
+    for one in fields(kind):
+        if one.name not in item and one.default is MISSING:
+            raise UserError(f"{where} has no {one.name!r}")
+    for name, value in item.items():
+        if name not in hints:
             raise UserError(f"{where} has {name!r}, which is not known")
-    for name, hint in get_type_hints(kind).items():
-        if not _fits(item[name], hint):
-            raise UserError(f"{where} has {item[name]!r} for {name!r}")
+        if not _fits(value, hints[name]):
+            raise UserError(f"{where} has {value!r} for {name!r}")
     return kind(**item)
 
 

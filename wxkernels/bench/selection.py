@@ -73,11 +73,22 @@ def missing(case: Case, device: torch.device) -> str | None:
     return None if None in reasons else reasons[0]
 
 
-def with_baselines(case: Case, device: torch.device, names: Sequence[str], quick: bool = False) -> list[str]:
-    """`names`, and where no peer is among them the case's baselines: the first one if it is to be quick."""
-    here = case.peers(device)
+def compared(
+    case: Case,
+    device: torch.device,
+    backends: Sequence[str] = (),
+    peers: Sequence[str] = (),
+    quick: bool = False,
+) -> list[str]:
+    """What is measured side by side: `variants`, and what those of one option are compared with.
+
+    That is all of ours beside peers and the case's baselines beside backends: the first if it is to be quick.
+    """
+    if not backends and (peers or quick):
+        backends = [name for name, reason in case.ours(device).items() if reason is None]
+    names, here = variants(case, device, backends, peers), case.peers(device)
     if any(name in here for name in names):
-        return list(names)
+        return names
     baselines = [name for name in case.baselines if here[name] is None]
     return [*(baselines[:1] if quick else baselines), *names]
 

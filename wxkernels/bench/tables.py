@@ -54,6 +54,8 @@ def conditions(header: dict[str, Any]) -> Iterator[str]:
         yield f"measured peaks: {peaks} GFLOP/s; copy {copy}, triad {triad} GB/s"
     versions = (f"{name} {header[name]}" for name in ("torch", "wxkernels", "commit", "date"))
     yield ", ".join(versions)
+    if header.get("unfinished"):
+        yield f"Unfinished: the run was stopped after {header['unfinished']}."
     if (header.get("load") or 0) > _QUIET:
         yield f"Not quiet: others kept {header['load']} processors busy before the run; times are noisy."
 
@@ -106,7 +108,7 @@ def _times(rows: Sequence[Row]) -> Iterator[Table | str]:
             table.add_row(
                 row.backend,
                 _number(row.median_ms),
-                f"{_number(row.p20_ms)} - {_number(row.p80_ms)}",
+                _spread(row.p20_ms, row.p80_ms),
                 f"{row.speedup:.2f}x",
                 "" if row.backend == row.baseline else _interval(_speedup(row)),
                 _number(row.gflops),
@@ -143,7 +145,9 @@ def _notes(rows: Sequence[Row]) -> Iterator[str]:
 
 def _parts(rows: Sequence[Part]) -> Iterator[Table | str]:
     for problem, some in _grouped(rows, lambda row: f"{row.case} {row.shape}, by part"):
-        table = _table(problem, "backend", "part", "median ms", "of the step", "floor ms", "of floor")
+        table = _table(
+            problem, "backend", "part", "median ms", "p20 - p80", "of the step", "floor ms", "of floor"
+        )
         for backend, parts in _grouped(some, lambda row: row.backend):
             table.add_section()
             for i, row in enumerate(parts):
@@ -151,6 +155,7 @@ def _parts(rows: Sequence[Part]) -> Iterator[Table | str]:
                     "" if i else backend,
                     row.part,
                     _number(row.median_ms),
+                    _spread(row.p20_ms, row.p80_ms),
                     f"{row.share:.1%}",
                     "" if row.floor_ms is None else _number(row.floor_ms),
                     "" if row.floor_share is None else f"{row.floor_share:.0%}",
@@ -187,6 +192,10 @@ def _table(title: str, *columns: str) -> Table:
 def _number(value: float) -> str:
     """Three digits, more before the point where there are: 0.123, 12.3, 12345."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _spread(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{_number(low)} - {_number(high)}"
 
 
 def _title(row: Row) -> str:

@@ -1,13 +1,45 @@
 """The command line: thin; every command is a call into the rooms below."""
 
 import functools
+import os
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import click
 
 from wxkernels.errors import UserError
+
+
+class Command(click.Command):
+    """A command whose usage errors are one line, as all errors of ours."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _one_line_usage():
+            return super().make_context(*args, **kwargs)
+
+
+class Group(Command, click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+
+    def invoke(self, context: click.Context) -> Any:
+        with _one_line_usage():
+            return super().invoke(context)
+
+
+@contextmanager
+def _one_line_usage() -> Iterator[None]:
+    """Print a usage error in one line and exit with 2; a group without a word shows its help."""
+    try:
+        yield
+    except getattr(click.exceptions, "NoArgsIsHelpError", ()):  # click 8.2 and later
+        raise
+    except click.UsageError as error:
+        where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+        _fail(f"{error.format_message().rstrip('.')}{where}")
 
 
 def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -21,10 +53,19 @@ def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
             backends.check_environment()
             return command(*args, **kwargs)
         except (UserError, OSError) as error:
-            click.echo(f"error: {' '.join(str(error).split())}", err=True)
-            sys.exit(2)
+            _fail(str(error))
 
     return run
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(2)
+
+
+threads_option = click.option(
+    "--threads", type=click.IntRange(1, os.cpu_count()), help="CPU threads. [PyTorch's own choice]"
+)
 
 
 def torch_device(name: str) -> Any:

@@ -1,7 +1,7 @@
 """wxkernels-bench: measure the kernels against PyTorch, side by side, with the error beside the speed."""
 
-import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
@@ -24,7 +24,7 @@ from wxkernels.bench.machine import conditions, load
 from wxkernels.bench.memory import footprints
 from wxkernels.bench.profile import measure_parts, write_trace
 from wxkernels.bench.results import Failure, Results, read
-from wxkernels.cli import one_line_errors, torch_device
+from wxkernels.cli import Group, one_line_errors, threads_option, torch_device
 from wxkernels.errors import UserError
 from wxkernels.io.files import require_writable
 
@@ -32,7 +32,7 @@ _FILE = click.Path(path_type=Path)
 _QUICK_ROUNDS = 3
 
 
-class _Bench(click.Group):
+class _Bench(Group):
     """Measures, unless its first word is one of its commands."""
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
@@ -54,7 +54,7 @@ def _options(*which: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 _SIZES = _options(
     click.option("--device", default="cpu", show_default=True, help="cpu or cuda[:i]."),
-    click.option("--threads", type=click.IntRange(1), help="CPU threads. [PyTorch's own choice]"),
+    threads_option,
     click.option(
         "--shape", "shapes", multiple=True, help="A model's name or sizes such as 90x180x768x8; repeatable."
     ),
@@ -105,8 +105,9 @@ def main(
 ):  # fmt: skip
     """Measure CASE (default: all), every variant in the same interleaved rounds on random input.
 
-    Without --backend and --peer all that can runs. With a --backend alone the case's baselines run beside it;
-    speeds are against the fastest PyTorch variant that ran.
+    Without --backend and --peer all that can runs. With --backend alone the case's baselines run beside it,
+    with --peer alone all of ours. Speeds are against the fastest PyTorch variant that ran, or without one
+    against the fastest peer.
     """
     target = _device(device, threads)
     chosen = [selection.case(name) for name in dict.fromkeys(cases or CASES)]
@@ -126,25 +127,20 @@ def main(
         for case in chosen
         for size in selection.sizes(case, target, shapes, batches, dtypes, quick)
     ]
-    names = {}
-    for case in chosen:
-        ours = _ours(case, target) if quick and not (backends or peers) else backends
-        wanted = selection.variants(case, target, ours, peers)
-        names[case.name] = selection.with_baselines(case, target, wanted, quick)
-    before, allocator = load(), keep_freed_memory()
+    names = {case.name: selection.compared(case, target, backends, peers, quick) for case in chosen}
+    state = {"allocator": keep_freed_memory(), "load": load()}
     ceilings = measure_ceilings(target, quick=quick)
-    with _progress(sizes) as tell:
-        for case, size in sizes:
-            torch.compiler.reset()  # recompilations are limited, and old ones would count
-            most = rounds or (_QUICK_ROUNDS if quick else case.rounds)
-            with _in_memory(case, size):
-                problem = case.problem(size, names[case.name])
-                rows, failed = measure(problem, ceilings, rounds=most, progress=tell(case, size))
-            results.times += rows
-            results.failed += failed
-    state = {"allocator": allocator, "load": before}
-    results.conditions = {**conditions(target), **ceilings.conditions(), **state}
-    _finish(results, results.times, json_path, csv_path, reproduce)
+
+    def take(case: Case, size: Size, progress: Progress) -> None:
+        torch.compiler.reset()  # recompilations are limited, and old ones would count
+        most = rounds or (_QUICK_ROUNDS if quick else case.rounds)
+        problem = case.problem(size, names[case.name])
+        rows, failed = measure(problem, ceilings, rounds=most, progress=progress)
+        results.times += rows
+        results.failed += failed
+
+    results.conditions = {**ceilings.conditions(), **state}
+    _sweep(results, results.times, sizes, take, json_path, csv_path, reproduce)
     if plot_path:
         plots.plot_results([results], plot_path)
     for log in logs:
@@ -183,23 +179,19 @@ def profile(
                 raise UserError(f"profile: {name} has no parts; choose from {', '.join(chosen.profiled)}")
     else:
         names = [name for name in names if name in chosen.profiled]
-    before, allocator = load(), keep_freed_memory()
+    state = {"allocator": keep_freed_memory(), "load": load()}
     ceilings = measure_ceilings(target)
-    results = Results(command_line, {})
-    with _progress([(chosen, size) for size in sizes]) as tell:
-        for size in sizes:
-            progress = tell(chosen, size)
-            with _in_memory(chosen, size):
-                network = chosen.network(size, names)
-                results.parts += measure_parts(
-                    network, ceilings, rounds=rounds or chosen.rounds, progress=progress
-                )
-            if trace_path:
-                progress("writes the trace")
-                write_trace(network, trace_path)
-    state = {"allocator": allocator, "load": before}
-    results.conditions = {**conditions(target), **ceilings.conditions(), **state}
-    _finish(results, results.parts, json_path, csv_path, reproduce)
+    results = Results(command_line, {**ceilings.conditions(), **state})
+
+    def take(case: Case, size: Size, progress: Progress) -> None:
+        assert case.network is not None
+        network = case.network(size, names)
+        results.parts += measure_parts(network, ceilings, rounds=rounds or case.rounds, progress=progress)
+        if trace_path:
+            progress("writes the trace")
+            write_trace(network, trace_path)
+
+    _sweep(results, results.parts, [(chosen, s) for s in sizes], take, json_path, csv_path, reproduce)
     if plot_path:
         shape = "x".join(map(str, sizes[0].shape))
         title = f"{chosen.name}, {sizes[0].batch} x {shape}: {results.conditions['device']}"
@@ -227,18 +219,15 @@ def memory(
     names = selection.variants(chosen, target, backends, peers, precisions)
     if chosen.profiled and not (backends or peers or precisions):
         names = [name for name in names if name in chosen.profiled]  # the others take minutes to compile
-    before = load()
-    results = Results(command_line, {})
-    with _progress([(chosen, size) for size in sizes]) as tell:
-        for size in sizes:
-            progress = tell(chosen, size)
-            with _in_memory(chosen, size):
-                if chosen.memory:
-                    results.memory += chosen.memory(size, names, progress)
-                else:
-                    results.memory += footprints(chosen.name, chosen.problem, size, names, progress)
-    results.conditions = {**conditions(target), "load": before}
-    _finish(results, results.memory, json_path, csv_path, reproduce)
+    results = Results(command_line, {"load": load()})
+
+    def take(case: Case, size: Size, progress: Progress) -> None:
+        if case.memory:
+            results.memory += case.memory(size, names, progress)
+        else:
+            results.memory += footprints(case.name, case.problem, size, names, progress)
+
+    _sweep(results, results.memory, [(chosen, s) for s in sizes], take, json_path, csv_path, reproduce)
 
 
 @main.command("compare")
@@ -274,17 +263,10 @@ def report(files, output):
 
 def _device(name: str, threads: int | None) -> torch.device:
     if threads:
-        processors = os.cpu_count() or threads
-        if threads > processors:
-            raise UserError(f"--threads: {threads} are more than the {processors} processors of this machine")
         torch.set_num_threads(threads)
     device = torch_device(name)
     assert isinstance(device, torch.device)
     return device
-
-
-def _ours(case: Case, device: torch.device) -> list[str]:
-    return [name for name, reason in case.ours(device).items() if reason is None]
 
 
 def _writable(*paths: Path | None, plot: Path | None = None) -> None:
@@ -309,26 +291,48 @@ def _in_memory(case: Case, size: Size) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def _progress(sizes: Sequence[tuple[Case, Size]]) -> Iterator[Callable[[Case, Size], Progress]]:
-    """A line that tells what goes on, of which case."""
-    with Console(stderr=True).status("") as status:
-
-        def tell(case: Case, size: Size) -> Progress:
-            before = f"{sizes.index((case, size)) + 1} of {len(sizes)}: {case.name}, batch {size.batch}: "
-            return lambda text: status.update(before + text)
-
-        yield tell
-
-
-def _finish(
-    results: Results, records: Sequence[Any], json_path: Path | None, csv_path: Path | None, reproduce: bool
+def _sweep(
+    results: Results,
+    records: Sequence[Any],
+    sizes: Sequence[tuple[Case, Size]],
+    take: Callable[[Case, Size, Progress], None],
+    json_path: Path | None,
+    csv_path: Path | None,
+    reproduce: bool,
 ) -> None:
-    """Write first: what was measured is not lost where the table cannot be printed."""
-    if json_path:
-        results.write(json_path)
-    if csv_path:
-        export.write_csv(records, csv_path)
+    """`take` adds what it finds at each size to `results`, which are written after each and shown at the end.
+
+    records: what a CSV file has of them. A run that is stopped (Ctrl-C, TERM, an error) keeps what it found,
+    marked as unfinished.
+    """
+    measured, done = results.conditions, 0
+    files = [str(path) for path in (json_path, csv_path) if path]
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with Console(stderr=True).status("") as status:
+            for case, size in sizes:
+                place = f"{done + 1} of {len(sizes)}: {case.name}, batch {size.batch}: "
+                with _in_memory(case, size):
+                    take(case, size, lambda text, place=place: status.update(place + text))  # type: ignore[misc]
+                done += 1
+                results.conditions = {**conditions(size.device), **measured}
+                if done < len(sizes):
+                    results.conditions["unfinished"] = f"{done} of {len(sizes)} sizes"
+                if json_path:
+                    results.write(json_path)
+                if csv_path:
+                    export.write_csv(records, csv_path)
+    except (Exception, KeyboardInterrupt) as error:
+        if done:
+            tables.show(_console(), results, reproduce)
+        if done or isinstance(error, KeyboardInterrupt):
+            kept = f", which are in {' and '.join(files)}" if done and files else ""
+            click.echo(f"stopped after {done} of {len(sizes)} sizes{kept}", err=True)
+        if isinstance(error, KeyboardInterrupt):
+            sys.exit(130)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, former)
     tables.show(_console(), results, reproduce)
 
 

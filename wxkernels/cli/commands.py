@@ -3,6 +3,7 @@
 import click
 
 import wxkernels
+from wxkernels.cli import Group
 from wxkernels.cli.forecast import forecast
 from wxkernels.cli.info import info
 from wxkernels.cli.quantize import command as quantize
@@ -10,7 +11,7 @@ from wxkernels.cli.statistics import statistics
 from wxkernels.cli.verify import verify
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(wxkernels.__version__)
 def group() -> None:
     """Fast inference for AI weather models."""

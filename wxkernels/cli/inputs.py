@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wxkernels.cli import torch_device
+from wxkernels.cli import threads_option, torch_device
 from wxkernels.errors import UserError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ _MEMBERS = (
 
 _MACHINE = (
     click.option("--device", default="cpu", show_default=True, help="cpu or cuda[:i]."),
-    click.option("--threads", type=click.IntRange(1), help="CPU threads. [PyTorch's own choice]"),
+    threads_option,
     click.option(
         "--backend", help="Backend of the kernels: native, triton or reference. [the best that runs]"
     ),

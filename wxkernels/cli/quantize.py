@@ -14,6 +14,7 @@ from rich.table import Table
 from wxkernels import data
 from wxkernels.cli import inputs, one_line_errors
 from wxkernels.errors import UserError
+from wxkernels.io.files import require_writable
 
 if TYPE_CHECKING:
     from wxkernels.forecast.case import Case
@@ -110,8 +111,7 @@ def _output(output: Path | None, model: Path | None, options: dict[str, Any]) ->
     if output is None:
         stem = options["random_weights"] or (model or data.default_model_path()).stem
         output = Path(f"{stem}-{options['precision']}.safetensors")
-    if not output.absolute().parent.is_dir():
-        raise UserError(f"{output}: there is no folder {output.parent}; make it or choose another path")
+    require_writable(output)
     if output.exists() and not options["overwrite"]:
         raise UserError(f"{output} exists; choose another path, or replace it with --overwrite")
     return output

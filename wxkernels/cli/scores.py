@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from wxkernels.errors import UserError
+from wxkernels.io.files import require_writable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -60,8 +61,7 @@ def check(
     """
     files = {name: report[name] for name in ("score_file", "plot", "maps") if report[name] is not None}
     for path in (*files.values(), *others):
-        if not path.absolute().parent.is_dir():
-            raise UserError(f"{path}: there is no folder {path.parent}; make it or choose another path")
+        require_writable(path)
     for name, kinds in (("score_file", (".csv", ".json")), ("plot", PICTURES), ("maps", PICTURES)):
         if name in files and files[name].suffix not in kinds:
             raise UserError(f"{files[name]}: expected a name that ends with {' or '.join(kinds)}")

@@ -1,6 +1,14 @@
 """The cases by name. A case declares its shapes, its inputs, its exact result, its work and its variants."""
 
-from wxkernels.bench.cases import fourcastnet, layer_norm, linear_int8, mlp, spectral_filter
+from wxkernels.bench.cases import (
+    fourcastnet,
+    layer_norm,
+    linear_int8,
+    mlp,
+    patch_embed,
+    patch_head,
+    spectral_filter,
+)
 
 CASES = {
     case.name: case
@@ -10,6 +18,8 @@ CASES = {
         layer_norm.CASE_INT8,
         linear_int8.CASE,
         mlp.CASE,
+        patch_embed.CASE,
+        patch_head.CASE,
         fourcastnet.CASE,
     )
 }

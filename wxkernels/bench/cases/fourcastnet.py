@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from wxkernels import models
 from wxkernels.bench.case import Case, Here
 from wxkernels.bench.cases.spectral_filter import flops as filter_flops
-from wxkernels.bench.engine import Call, Problem, Progress, Size, Variant, Work
+from wxkernels.bench.engine import Call, Problem, Progress, Size, Variant, Work, option
 from wxkernels.bench.memory import footprint, in_fresh_process
 from wxkernels.bench.models import MODELS
 from wxkernels.bench.peers import PEERS
@@ -102,22 +102,22 @@ def memory(size: Size, names: Sequence[str], progress: Progress) -> list[Footpri
     """A step of the published network, and of ours read from its checkpoint in each precision."""
     found = []
 
-    def add(name: str, option: str, prepare: Callable[..., Any], *args: Any, file: int | None = None) -> None:
+    def add(name: str, chosen: str, prepare: Callable[..., Any], *args: Any, file: int | None = None) -> None:
         progress(f"a step of {name} in a process of its own")
         taken = in_fresh_process(size.device, prepare, *args)
-        row = footprint("fourcastnet", "fourcastnet", size, _fields(size), name, option, taken, file)
+        row = footprint("fourcastnet", "fourcastnet", size, _fields(size), name, chosen, taken, file)
         found.append(row)
 
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             if name not in OURS:
-                add(name, f"--peer {name}", _peer_step, size, name)
+                add(name, option(name, "peer"), _peer_step, size, name)
                 continue
             precision, path = OURS[name], Path(folder) / "network.safetensors"
             progress(f"writes the checkpoint in {precision}")
             _write(size, precision, path)
-            option, size_of_file = f"--backend {name}", path.stat().st_size
-            add(f"loaded-{precision}", option, _loaded_step, size, path, file=size_of_file)
+            chosen = option(name, "ours")
+            add(f"loaded-{precision}", chosen, _loaded_step, size, path, file=path.stat().st_size)
     return found
 
 

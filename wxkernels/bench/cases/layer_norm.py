@@ -32,7 +32,8 @@ def problem(quantize: bool, size: Size, names: Sequence[str]) -> Problem:
     weight, bias = (torch.randn(C, generator=generator).to(size.device) for _ in range(2))
 
     def sample() -> list[Tensor]:
-        return [torch.randn(rows, C, generator=generator).to(size.device, size.dtype), weight, bias]
+        x = torch.randn(rows, C, generator=generator).to(size.device, size.dtype)
+        return [x, weight.clone(), bias.clone()]
 
     out = rows * (C + 4) if quantize else rows * C * size.dtype.itemsize
     # Per element: mean, variance, scaling (8) and, in int8, the largest, the division, the rounding (3).

@@ -9,7 +9,7 @@ is uint8 already; `fp8` is torch._scaled_mm, rows scaled, with GELU or residual 
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,12 +25,6 @@ PYTORCH = ("int_mm", "eager", "compiled", "bf16", "onednn")
 #: The scale of every row of x: they are equal because onednn has one for all.
 X_SCALE, OUT_SCALE = 0.03, 0.065
 FP8 = torch.float8_e4m3fn
-
-
-class Layer(NamedTuple):
-    weight: Tensor
-    weight_scale: Tensor
-    bias: Tensor
 
 
 def ours(device: torch.device) -> Here:
@@ -56,14 +50,14 @@ def problem(size: Size, names: Sequence[str]) -> Problem:
     generator = torch.Generator().manual_seed(0)
     weight, weight_scale = ops.quantize_rows(torch.randn(N, K, generator=generator) * K**-0.5)
     bias = torch.randn(N, generator=generator)
-    layer = Layer(*(t.to(size.device) for t in (weight, weight_scale, bias)))
+    layer = [t.to(size.device) for t in (weight, weight_scale, bias)]
     x_scale = torch.full((M,), X_SCALE, device=size.device)
     out_scale = torch.tensor(OUT_SCALE, device=size.device)
 
     def sample() -> list[Tensor]:
         x = (torch.randn(M, K, generator=generator) / X_SCALE).round().clamp(-127, 127).to(torch.int8)
         last = out_scale if expands else torch.randn(M, N, generator=generator).to(size.device)
-        return [x.to(size.device), *layer, x_scale, last]
+        return [x.to(size.device), *(t.clone() for t in layer), x_scale, last]
 
     variants = []
     for name in names:
@@ -71,7 +65,7 @@ def problem(size: Size, names: Sequence[str]) -> Problem:
         if name in _OTHERS:
             layer_of, adapt, dtype = _OTHERS[name]
             kind: Literal["pytorch", "peer"] = "pytorch" if name in PYTORCH else "peer"
-            build = partial(layer_of, expands, layer)
+            build = partial(layer_of, expands)
             variants.append(Variant(name, build, _work(M, K, N, dtype), kind, finish, adapt))
         elif name in PYTORCH:
             work = _work(M, K, N, torch.int8)
@@ -136,62 +130,63 @@ def _product(name: str, expands: bool) -> Call:
     return lambda tensors: run(*tensors)
 
 
-def _bf16(expands: bool, layer: Layer) -> Call:
+def _bf16(expands: bool) -> Call:
     """The layer on the same values in bfloat16; its GELU is not requantised."""
-    w, b = (layer.weight * layer.weight_scale[:, None]).bfloat16(), layer.bias.bfloat16()
 
     def run(tensors: Sequence[Tensor]) -> Tensor:
-        x, last = tensors
+        x, w, b, last = tensors
         y = F.linear(x, w, b)
         return F.gelu(y) if expands else last + y
 
     return run
 
 
-def _fp8(expands: bool, layer: Layer) -> Call:
-    weight = layer.weight * layer.weight_scale[:, None]
-    w_scale = weight.abs().amax(1) / torch.finfo(FP8).max
-    w, b = (weight / w_scale[:, None]).to(FP8), layer.bias.bfloat16()
-
+def _fp8(expands: bool) -> Call:
     def run(tensors: Sequence[Tensor]) -> Tensor:
-        x, x_scale, last = tensors
+        x, x_scale, w, w_scale, b, last = tensors
         y = torch._scaled_mm(x, w.t(), x_scale[:, None], w_scale[None], b, out_dtype=torch.bfloat16)
         return F.gelu(y) if expands else last + y
 
     return run
 
 
-def _onednn(expands: bool, layer: Layer) -> Call:
-    packed = torch.ops.onednn.qlinear_prepack(layer.weight, None)
-    zero_points = torch.zeros(len(layer.weight), dtype=torch.int32)
-
+def _onednn(expands: bool) -> Call:
     def run(tensors: Sequence[Tensor]) -> Tensor:
-        x, last = tensors
-        given = (x, X_SCALE, 128, packed, layer.weight_scale, zero_points)
+        x, packed, weight_scale, zero_points, bias, last = tensors
+        given = (x, X_SCALE, 128, packed, weight_scale, zero_points)
         if expands:
             return torch.ops.onednn.qlinear_pointwise(
-                *given, layer.bias, OUT_SCALE, 0, torch.int8, "gelu", [], "none"
+                *given, bias, OUT_SCALE, 0, torch.int8, "gelu", [], "none"
             )
         return torch.ops.onednn.qlinear_pointwise.binary(
-            *given, last, layer.bias, 1.0, 0, torch.float32, 1.0, 0, "add", 1.0, "none", [], ""
+            *given, last, bias, 1.0, 0, torch.float32, 1.0, 0, "add", 1.0, "none", [], ""
         )
 
     return run
 
 
 def _bf16_inputs(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [(tensors[0] * X_SCALE).bfloat16(), tensors[-1]]
+    x, weight, weight_scale, bias, _, last = tensors
+    return [(x * X_SCALE).bfloat16(), (weight * weight_scale[:, None]).bfloat16(), bias.bfloat16(), last]
 
 
 def _fp8_inputs(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """x by rows with a scale each, as a dynamic quantisation gives them."""
-    x = tensors[0] * X_SCALE
+    """Rows with a scale each, of x as a dynamic quantisation gives them."""
+    x, weight, weight_scale, bias, _, last = tensors
+    rows = (_fp8_rows(t) for t in (x * X_SCALE, weight * weight_scale[:, None]))
+    return [*(t for pair in rows for t in pair), bias.bfloat16(), last]
+
+
+def _fp8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     scale = x.abs().amax(1) / torch.finfo(FP8).max
-    return [(x / scale[:, None]).to(FP8), scale, tensors[-1]]
+    return (x / scale[:, None]).to(FP8), scale
 
 
 def _onednn_inputs(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [(tensors[0].short() + 128).to(torch.uint8), tensors[-1]]
+    x, weight, weight_scale, bias, _, last = tensors
+    packed = torch.ops.onednn.qlinear_prepack(weight, None)
+    zero_points = torch.zeros(len(weight), dtype=torch.int32)
+    return [(x.short() + 128).to(torch.uint8), packed, weight_scale, zero_points, bias, last]
 
 
 def _finished(expands: bool, product: bool, result: Any, tensors: Sequence[Tensor]) -> Tensor:

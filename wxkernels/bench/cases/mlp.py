@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wxkernels import ops
-from wxkernels.bench.case import Case, Here, compiled, implementations, on_backend
+from wxkernels.bench.case import Case, Here, all_in, compiled, implementations, on_backend, split
 from wxkernels.bench.engine import Call, Problem, Size, Variant, Work
 from wxkernels.bench.models import MODELS
 from wxkernels.ops.mlp import OP
@@ -42,24 +42,24 @@ def problem(size: Size, names: Sequence[str]) -> Problem:
     def normal(*sizes: int, scale: float = 1.0) -> Tensor:
         return (torch.randn(*sizes, generator=generator) * scale).to(size.device)
 
-    norm = [1 + normal(C, scale=0.1), normal(C, scale=0.1)]
-    fc1 = [normal(D, C, scale=C**-0.5), normal(D, scale=0.1)]
-    fc2 = [normal(C, D, scale=D**-0.5), normal(C, scale=0.1)]
+    weights = [1 + normal(C, scale=0.1), normal(C, scale=0.1)]
+    weights += [normal(D, C, scale=C**-0.5), normal(D, scale=0.1)]
+    weights += [normal(C, D, scale=D**-0.5), normal(C, scale=0.1)]
 
     def sample() -> list[Tensor]:
-        return [normal(rows, C).to(size.dtype), *norm, *fc1, *fc2]
+        return [normal(rows, C).to(size.dtype), *(w.clone() for w in weights)]
 
     calibration = sample()
     variants = []
     for name in names:
-        head, _, tail = name.rpartition("-")
-        precision = tail if tail in PRECISIONS else "fp32"
-        work = _work(rows, C, D, precision)
+        how, precision = split(name)
+        dtype = PRECISIONS[precision]
         if name in PYTORCH:
-            build = partial(_plain, size.device, precision == "bf16", name.startswith("compiled"))
-            variants.append(Variant(name, build, work, "pytorch"))
+            build, adapt = partial(_plain, how == "compiled"), partial(all_in, dtype)
+            variants.append(Variant(name, build, _work(rows, C, D, dtype, dtype), "pytorch", adapt=adapt))
         else:
-            variants.append(Variant(name, partial(_ours, head, precision, calibration), work))
+            build, adapt = partial(_ours, how, precision, calibration), partial(_weights_in, precision)
+            variants.append(Variant(name, build, _work(rows, C, D, size.dtype, dtype), adapt=adapt))
     return Problem(
         case="mlp",
         op="mlp",
@@ -71,9 +71,9 @@ def problem(size: Size, names: Sequence[str]) -> Problem:
     )
 
 
-def _work(rows: int, C: int, D: int, precision: str) -> Work:
-    dtype = PRECISIONS[precision]
-    return Work({dtype: 4.0 * rows * C * D}, 2 * 4 * rows * C + 2 * dtype.itemsize * C * D)
+def _work(rows: int, C: int, D: int, io: torch.dtype, dtype: torch.dtype) -> Work:
+    """Of rows in `io` and products in `dtype`."""
+    return Work({dtype: 4.0 * rows * C * D}, 2 * io.itemsize * rows * C + 2 * dtype.itemsize * C * D)
 
 
 def _mlp(
@@ -83,34 +83,45 @@ def _mlp(
     return x + F.linear(F.gelu(F.linear(n, w1, b1)), w2, b2)
 
 
-def _plain(device: torch.device, bf16: bool, compile: bool) -> Call:
+def _plain(compile: bool) -> Call:
     mlp = compiled(_mlp) if compile else _mlp
-
-    def run(tensors: Sequence[Tensor]) -> Tensor:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            return mlp(*tensors)
-
-    return run
+    return lambda tensors: mlp(*tensors)
 
 
-def _ours(backend: str, precision: str, tensors: Sequence[Tensor]) -> Call:
-    """Our op on weights in `precision`; the hidden layer in int8 from its least to its largest value."""
-    x, norm_weight, norm_bias, w1, b1, w2, b2 = tensors
-    scales: dict[str, Any] = {}
+def _ours(backend: str, precision: str, calibration: Sequence[Tensor]) -> Call:
+    """Our op; the hidden layer in int8 from the least to the largest value of `calibration`."""
+    options: dict[str, Any] = {}
     if precision == "int8":
-        n = F.layer_norm(x, norm_weight.shape, norm_weight, norm_bias, EPS)
-        hidden = F.gelu(F.linear(n, w1, b1))
-        scale, scales["hidden_offset"] = hidden_code(hidden.min().item(), hidden.max().item())
-        scales["hidden_scale"] = torch.tensor(scale, device=x.device)
-        w1, scales["fc1_scale"] = ops.quantize_rows(w1)
-        w2, scales["fc2_scale"] = ops.quantize_rows(w2)
-    else:
-        w1, w2 = (w.to(PRECISIONS[precision]) for w in (w1, w2))
+        x, norm_weight, norm_bias, w1, b1, *_ = calibration
+        hidden = F.gelu(F.linear(F.layer_norm(x, norm_weight.shape, norm_weight, norm_bias, EPS), w1, b1))
+        scale, options["hidden_offset"] = hidden_code(hidden.min().item(), hidden.max().item())
+        options["hidden_scale"] = torch.tensor(scale, device=x.device)
 
-    def call(x: Tensor, *others: Tensor) -> Tensor:
-        return ops.mlp(x, norm_weight, norm_bias, w1, b1, w2, b2, eps=EPS, **scales)
+    def call(
+        x: Tensor,
+        norm_weight: Tensor,
+        norm_bias: Tensor,
+        w1: Tensor,
+        b1: Tensor,
+        w2: Tensor,
+        b2: Tensor,
+        scale1: Tensor | None = None,
+        scale2: Tensor | None = None,
+    ) -> Tensor:
+        block = (x, norm_weight, norm_bias, w1, b1, w2, b2)
+        return ops.mlp(*block, eps=EPS, fc1_scale=scale1, fc2_scale=scale2, **options)
 
     return on_backend(backend, call)
+
+
+def _weights_in(precision: str, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """What our op takes: the weights of the layers in `precision`; in int8 their scales, too."""
+    x, norm_weight, norm_bias, w1, b1, w2, b2 = tensors
+    if precision == "int8":
+        (w1, scale1), (w2, scale2) = ops.quantize_rows(w1), ops.quantize_rows(w2)
+        return [x, norm_weight, norm_bias, w1, b1, w2, b2, scale1, scale2]
+    dtype = PRECISIONS[precision]
+    return [x, norm_weight, norm_bias, w1.to(dtype), b1, w2.to(dtype), b2]
 
 
 CASE = Case(

@@ -57,7 +57,7 @@ def problem(size: Size, names: Sequence[str]) -> Problem:
         op="spectral_filter",
         size=size,
         shape=(B, H, W, C),
-        sample=lambda: [normal(B, H, W, C).to(size.dtype), *weights],
+        sample=lambda: [normal(B, H, W, C).to(size.dtype), *(w.clone() for w in weights)],
         exact=_exact,
         variants=variants,
     )
