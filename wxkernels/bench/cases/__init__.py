@@ -9,6 +9,7 @@ CASES = {
         layer_norm.CASE,
         layer_norm.CASE_INT8,
         linear_int8.CASE,
+        linear_int8.CASE_FP8,
         mlp.CASE,
         fourcastnet.CASE,
     )

@@ -13,9 +13,9 @@ from wxkernels.bench.case import Case, Here, compiled, implementations, on_backe
 from wxkernels.bench.engine import Call, Problem, Size, Variant, Work
 from wxkernels.bench.models import MODELS
 from wxkernels.ops.mlp import OP
-from wxkernels.quantization.scheme import hidden_code
+from wxkernels.quantization.scheme import hidden_code, hidden_scale_fp8
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
 PYTORCH = ("eager", "compiled", "eager-bf16", "compiled-bf16")
 EPS = 1e-6
 
@@ -25,7 +25,7 @@ def ours(device: torch.device) -> Here:
     x, row, scalar = (torch.zeros(s, device=device) for s in ((2, 2), (2,), ()))
     for name, dtype in PRECISIONS.items():
         weight = x.to(dtype)
-        scales = (row, row, scalar) if name == "int8" else (None, None, None)
+        scales = (row, row, scalar) if dtype.itemsize == 1 else (None, None, None)
         found = implementations(OP, x, row, row, weight, row, weight, row, *scales)
         here |= {f"{backend}-{name}": reason for backend, reason in found.items()}
     return here
@@ -94,18 +94,21 @@ def _plain(device: torch.device, bf16: bool, compile: bool) -> Call:
 
 
 def _ours(backend: str, precision: str, tensors: Sequence[Tensor]) -> Call:
-    """Our op on weights in `precision`; the hidden layer in int8 from its least to its largest value."""
+    """Our op on weights in `precision`; the hidden layer in one byte by its least and largest value."""
     x, norm_weight, norm_bias, w1, b1, w2, b2 = tensors
     scales: dict[str, Any] = {}
-    if precision == "int8":
+    dtype = PRECISIONS[precision]
+    if dtype.itemsize == 1:
         n = F.layer_norm(x, norm_weight.shape, norm_weight, norm_bias, EPS)
         hidden = F.gelu(F.linear(n, w1, b1))
-        scale, scales["hidden_offset"] = hidden_code(hidden.min().item(), hidden.max().item())
+        scale = hidden_scale_fp8(hidden.max().item())
+        if precision == "int8":
+            scale, scales["hidden_offset"] = hidden_code(hidden.min().item(), hidden.max().item())
         scales["hidden_scale"] = torch.tensor(scale, device=x.device)
-        w1, scales["fc1_scale"] = ops.quantize_rows(w1)
-        w2, scales["fc2_scale"] = ops.quantize_rows(w2)
+        w1, scales["fc1_scale"] = ops.quantize_rows(w1, dtype)
+        w2, scales["fc2_scale"] = ops.quantize_rows(w2, dtype)
     else:
-        w1, w2 = (w.to(PRECISIONS[precision]) for w in (w1, w2))
+        w1, w2 = (w.to(dtype) for w in (w1, w2))
 
     def call(x: Tensor, *others: Tensor) -> Tensor:
         return ops.mlp(x, norm_weight, norm_bias, w1, b1, w2, b2, eps=EPS, **scales)
