@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import product
 from multiprocessing import get_context
 from typing import Any
 
@@ -29,8 +30,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from wxkernels.ops._triton import Launch, Target, kernel, operands, tuned
+from wxkernels.ops._triton import Launch, Target, kernel, operands, tuned, without_e4m3
 from wxkernels.ops.layer_norm import triton as layer_norm
+from wxkernels.ops.linear_fp8 import triton as linear_fp8
 from wxkernels.ops.linear_int8 import triton as linear_int8
 from wxkernels.ops.mlp import triton as mlp
 from wxkernels.ops.patch_embed import triton as patch_embed
@@ -42,12 +44,13 @@ from wxkernels.ops.spectral_filter.reference import kept_modes
 
 @dataclass(frozen=True)
 class Machine:
-    """What a target offers: shared memory (bytes a program), instructions for matrices of floats and int8."""
+    """What a target offers: shared memory (bytes a program), instructions for matrices of each type."""
 
     target: Target
     shared: int
     matrix: str
     matrix_int8: str
+    matrix_e4m3: str | None = None  # None where `without_e4m3` says why
 
 
 MACHINES = {
@@ -57,9 +60,20 @@ MACHINES = {
         r"mma\.sync",
         r"mma\.sync\S*\.s32\.s8\.s8\.s32",
     ),
-    "sm_90": Machine(Target("cuda", 90), 227 << 10, r"wgmma\.mma_async", r"wgmma\.mma_async\S*\.s32\.s8\.s8"),
-    # Triton 3.7 multiplies int8 on sm_100 as on sm_80.
-    "sm_100": Machine(Target("cuda", 100), 227 << 10, r"tcgen05\.mma", r"mma\.sync\S*\.s32\.s8\.s8\.s32"),
+    "sm_90": Machine(
+        Target("cuda", 90),
+        227 << 10,
+        r"wgmma\.mma_async",
+        r"wgmma\.mma_async\S*\.s32\.s8\.s8",
+        r"wgmma\.mma_async\S*\.f32\.e4m3\.e4m3",
+    ),
+    "sm_100": Machine(
+        Target("cuda", 100),
+        227 << 10,
+        r"tcgen05\.mma",
+        r"mma\.sync\S*\.s32\.s8\.s8\.s32",  # Triton 3.7 multiplies int8 there as on sm_80
+        r"tcgen05\.mma\S*kind::f8f6f4",
+    ),
     "gfx90a": Machine(Target("hip", "gfx90a", 64), 64 << 10, r"v_mfma_f32", r"v_mfma_i32_\w*i8"),
     "gfx942": Machine(Target("hip", "gfx942", 64), 64 << 10, r"v_mfma_f32", r"v_mfma_i32_\w*i8"),
 }
@@ -67,7 +81,8 @@ TENSOR_MEMORY = 512  # columns on sm_100
 NOT_MULTIPLYING = ("layer_norm", "quantize_rows")  # kernels
 
 FP32, FP16, BF16, INT8 = torch.float32, torch.float16, torch.bfloat16, torch.int8
-TYPES = {FP32: "fp32", FP16: "fp16", BF16: "bf16", INT8: "i8", torch.int32: "i32"}
+E4M3 = torch.float8_e4m3fn
+TYPES = {FP32: "fp32", FP16: "fp16", BF16: "bf16", INT8: "i8", E4M3: "fp8e4nv", torch.int32: "i32"}
 
 FILTERS = [  # name, (B, H, W, C), nb, hidden_size_factor, dtype, float32 products
     ("FourCastNet", (1, 90, 180, 768), 8, 1, BF16, "ieee"),
@@ -78,21 +93,26 @@ FILTERS = [  # name, (B, H, W, C), nb, hidden_size_factor, dtype, float32 produc
     ("physicsnemo", (1, 45, 90, 256), 16, 1, BF16, "ieee"),
     ("wide block", (1, 90, 180, 768), 4, 2, BF16, "ieee"),
 ]
-NORMS = [  # name, (rows, C), dtype, int8 result
-    ("FourCastNet", (16200, 768), FP32, True),
-    ("FourCastNet", (16200, 768), BF16, True),
-    ("FourCastNet", (16200, 768), BF16, False),
-    ("narrow", (1001, 5), FP32, True),
-    ("widest", (1001, 8192), FP32, True),
-    ("widest, odd", (1001, 8191), FP16, False),
+NORMS = [  # name, (rows, C), dtype, that of the result
+    ("FourCastNet", (16200, 768), FP32, INT8),
+    ("FourCastNet", (16200, 768), BF16, INT8),
+    ("FourCastNet", (16200, 768), FP32, E4M3),
+    ("FourCastNet", (16200, 768), BF16, BF16),
+    ("narrow", (1001, 5), FP32, INT8),
+    ("widest", (1001, 8192), FP32, INT8),
+    ("widest", (1001, 8192), FP32, E4M3),
+    ("widest, odd", (1001, 8191), FP16, FP16),
 ]
-QUANTISED = [  # name, (rows, K), dtype
-    ("FourCastNet", (16200, 768), FP32),
-    ("hidden", (16200, 3072), BF16),
-    ("widest, odd", (1001, 8191), FP32),
+QUANTISED = [  # name, (rows, K), dtype, that of the result
+    ("FourCastNet", (16200, 768), FP32, INT8),
+    ("FourCastNet", (16200, 768), FP32, E4M3),
+    ("hidden", (16200, 3072), BF16, INT8),
+    ("hidden", (16200, 3072), BF16, E4M3),
+    ("widest, odd", (1001, 8191), FP32, INT8),
+    ("widest, odd", (1001, 8191), FP32, E4M3),
 ]
 LINEARS = [  # name, (M, K, N), activation, a scale for each row of x, residual's dtype, result's dtype
-    # fc2's sums start at the offset of its rows
+    # Of int8 x, and of e4m3 x with e4m3 in the place of int8; fc2's int8 sums start at the offset of its rows
     ("fc1", (16200, 768, 3072), "gelu", True, None, INT8),
     ("fc2", (16200, 3072, 768), "none", True, FP32, FP32),
     ("parts of tiles", (2001, 100, 1312), "gelu_tanh", False, BF16, INT8),
@@ -163,20 +183,27 @@ def launches(target: Target) -> Iterator[tuple[str, str, Launch]]:
         modes, label, on = kept_modes(H, W, 1.0), *precision(dtype, float32)
         for launch in spectral_filter.launches(x, x, w1, b1, w2, b2, y, 0.01, modes, on):
             yield name, label, launch
-    for name, (M, C), dtype, int8 in NORMS:
-        x, weight, bias = empty(M, C, dtype=dtype), empty(C), empty(C)
-        y, scale = empty(M, C, dtype=INT8 if int8 else dtype), empty(M) if int8 else None
-        yield name, TYPES[dtype], layer_norm.launch(x, weight, bias, y, scale, 1e-6, target)
-    for name, (M, K), dtype in QUANTISED:
-        x, q = empty(M, K, dtype=dtype), empty(M, K, dtype=INT8)
-        yield name, TYPES[dtype], quantize_rows.launch(x, q, empty(M), target)
-    for name, (M, K, N), activation, row_scales, residual_dtype, out_dtype in LINEARS:
-        start = empty(N, dtype=torch.int32) if name == "fc2" else None
-        x, weight, y = empty(M, K, dtype=INT8), empty(N, K, dtype=INT8), empty(M, N, dtype=out_dtype)
-        x_scale, out_scale = empty(M) if row_scales else empty(), empty() if out_dtype == INT8 else None
+    quantised = [INT8] if without_e4m3(target) else [INT8, E4M3]
+    for name, (M, C), dtype, out_dtype in NORMS:
+        if out_dtype in (*quantised, dtype):
+            x, weight, bias = empty(M, C, dtype=dtype), empty(C), empty(C)
+            y, scale = empty(M, C, dtype=out_dtype), None if out_dtype == dtype else empty(M)
+            yield name, TYPES[dtype], layer_norm.launch(x, weight, bias, y, scale, 1e-6, target)
+    for name, (M, K), dtype, out_dtype in QUANTISED:
+        if out_dtype in quantised:
+            x, q = empty(M, K, dtype=dtype), empty(M, K, dtype=out_dtype)
+            yield name, TYPES[dtype], quantize_rows.launch(x, q, empty(M), target)
+    for dtype, (name, (M, K, N), activation, row_scales, residual_dtype, out) in product(quantised, LINEARS):
+        x, weight = empty(M, K, dtype=dtype), empty(N, K, dtype=dtype)
+        y = empty(M, N, dtype=dtype if out == INT8 else out)
+        x_scale, out_scale = empty(M) if row_scales else empty(), empty() if out == INT8 else None
         residual = None if residual_dtype is None else empty(M, N, dtype=residual_dtype)
-        parts = x, weight, empty(N), empty(N), x_scale, residual, out_scale, y
-        yield name, TYPES[INT8], linear_int8.launch(*parts, activation, target, start)
+        parts = x, weight, empty(N), empty(N), x_scale, residual, out_scale, y, activation, target
+        if dtype == E4M3:
+            yield name, TYPES[dtype], linear_fp8.launch(*parts)
+        else:
+            start = empty(N, dtype=torch.int32) if name == "fc2" else None
+            yield name, TYPES[dtype], linear_int8.launch(*parts, start)
     for name, (M, C, D), activation, dtype, weights, float32 in MLPS:
         if float32 != "ieee" and target.backend != "cuda":
             continue
@@ -274,7 +301,10 @@ def build(job: Job) -> Built:
         registers = number(r"\.vgpr_count: +(\d+)", text)
         spills = sum(number(rf"\.{kind}_spill_count: +(\d+)", text) for kind in ("vgpr", "sgpr"))
     machine = MACHINES[job.machine]
-    matrix = len(re.findall(machine.matrix_int8 if job.op == "linear_int8" else machine.matrix, text))
+    matrices = {"*i8": machine.matrix_int8, "*fp8e4nv": machine.matrix_e4m3}
+    pattern = matrices.get(dict(job.signature).get("weight", ""), machine.matrix)
+    assert pattern is not None  # no launch of such weights is made there
+    matrix = len(re.findall(pattern, text))
     tensor_memory = getattr(compiled.metadata, "tmem_size", 0)
     return Built(matrix, fma, registers, compiled.metadata.shared, tensor_memory, spills)
 

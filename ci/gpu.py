@@ -1,6 +1,6 @@
 """What ci/gpu.sh does in Python: see what is missing, write the record of the tests, print the table.
 
-python ci/gpu.py needs | record OUT | table OUT
+python ci/gpu.py needs | e4m3 | record OUT | table OUT
 """
 
 import json
@@ -67,6 +67,15 @@ def needs() -> None:
 
     if not torch.cuda.is_available():
         sys.exit(f"error: torch {torch.__version__} finds no GPU; it takes a build of torch for CUDA")
+
+
+def e4m3() -> None:
+    """Exit with the reason where the GPU has no float8_e4m3fn."""
+    import torch
+
+    from wxkernels.ops._triton import Target, without_e4m3
+
+    sys.exit(without_e4m3(Target.of(torch.device("cuda", 0))))
 
 
 def missing() -> list[str]:
@@ -202,6 +211,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["needs"]:
             needs()
+        case ["e4m3"]:
+            e4m3()
         case ["record", out]:
             record(Path(out))
         case ["table", out]:

@@ -56,6 +56,8 @@ if python3 -c 'import xdist' 2>/dev/null; then side=(-n 6 --dist loadfile); fi
 
 export WXKERNELS_CUDA=ON
 step build 200 python3 -m pip install -q --no-index --no-deps --no-build-isolation -C build-dir=build/gpu-objects -e .
+precisions=(fp32 bf16 int8)
+if [[ -n $gpu ]] && python3 ci/gpu.py e4m3; then precisions+=(fp8); fi
 part tests.xml 260 python3 -m pytest tests/ops/*/test_triton.py tests/ops/*/test_cuda.py -m gpu "${side[@]}" \
     --junitxml "$out/tests.xml"
 part step.xml 120 python3 -m pytest tests/test_capture.py tests/forecast/test_gpu.py \
@@ -63,14 +65,18 @@ part step.xml 120 python3 -m pytest tests/test_capture.py tests/forecast/test_gp
 part tiles.json 100 python3 ci/tune.py --seconds 60 --copy "$out/tiles.json"
 bench spectral_filter 70 spectral_filter --dtype float32 --dtype bfloat16 --batch 1 --batch 8
 bench layer_norm 60 layer_norm layer_norm_int8
-bench linear_int8 60 linear_int8
+bench linear_int8 60 linear_int8 --shape fourcastnet
+if [[ ${precisions[*]} == *fp8 ]]; then bench linear_fp8 60 linear_fp8 --shape fourcastnet; fi
 bench mlp 80 mlp
 bench patches 40 patch_embed patch_head
 step record 20 python3 ci/gpu.py record "$out"
 # On the backends that the record now names.
 bench fourcastnet 120 fourcastnet --peer eager --peer eager-bf16 --peer compiled-bf16 \
     --backend patched-fp32 --backend patched-bf16 --backend patched-int8 --batch 1 --batch 8
-part skill.csv 60 wxkernels verify --compare fp32,bf16,int8 --starts 8 --device cuda --no-progress --scores "$out/skill.csv"
+if [[ ${precisions[*]} == *fp8 ]]; then
+    bench fourcastnet-fp8 60 fourcastnet --peer compiled-bf16 --backend patched-int8 --backend patched-fp8 --batch 1 --batch 8
+fi
+part skill.csv 60 wxkernels verify --compare "$(IFS=,; echo "${precisions[*]}")" --starts 8 --device cuda --no-progress --scores "$out/skill.csv"
 # 50 members for ten days, of which four variables are written once a day; its last line has the times.
 part ensemble.zarr 90 wxkernels forecast --random-weights fourcastnet --precision int8 --members 50 --steps 40 \
     --keep t2m,u10m,v10m,z500 --keep-leads 24,48,72,96,120,144,168,192,216,240 \

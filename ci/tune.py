@@ -38,6 +38,7 @@ from wxkernels.io.files import whole_file
 from wxkernels.ops import _triton
 from wxkernels.ops._triton import Launch, Target, Tiles
 from wxkernels.ops.layer_norm import triton as layer_norm
+from wxkernels.ops.linear_fp8 import triton as linear_fp8
 from wxkernels.ops.linear_int8 import triton as linear_int8
 from wxkernels.ops.mlp import triton as mlp
 from wxkernels.ops.patch_embed import triton as patch_embed
@@ -48,8 +49,9 @@ from wxkernels.ops.spectral_filter.reference import kept_modes
 STORED = Path(_triton.__file__).parent / "tiles.json"
 NAMES = ("fourcastnet", "physicsnemo-default")
 BATCHES = (1, 8)
-FP32, BF16, INT8 = torch.float32, torch.bfloat16, torch.int8
-PRECISIONS = [("bf16", FP32), ("int8", FP32), ("bf16", BF16), ("fp32", FP32)]  # of layers, of the tokens
+FP32, BF16, INT8, E4M3 = torch.float32, torch.bfloat16, torch.int8, torch.float8_e4m3fn
+#: Of layers, of the tokens.
+PRECISIONS = [("bf16", FP32), ("int8", FP32), ("fp8", FP32), ("bf16", BF16), ("fp32", FP32)]
 MARGIN = 0.03
 ROUNDS = 9
 REPEATS = 10  # runs in one measurement
@@ -104,14 +106,19 @@ def launches(
     )
     multiplying = spectral_filter.multiplying(target, weights)
     yield from spectral_filter.launches(tokens, tokens, *layers, y, 0.01, kept_modes(h, w, 1.0), multiplying)
-    if precision == "int8":
-        n, hidden = make((batch * h * w, C), INT8), make((batch * h * w, D), INT8)
-        scale, one, start = vector(batch * h * w), make((), FP32), make((C,), torch.int32)
+    if precision in ("int8", "fp8"):
+        dtype = INT8 if precision == "int8" else E4M3
+        n, hidden = make((batch * h * w, C), dtype), make((batch * h * w, D), dtype)
+        scale, one = vector(batch * h * w), make((), FP32)
         yield layer_norm.launch(tokens, vector(C), vector(C), n, scale, 1e-6, target)
-        parts = n, make((D, C), INT8), vector(D), vector(D), scale, None, one, hidden
-        yield linear_int8.launch(*parts, "gelu", target, out_offset=-90)
-        parts = hidden, make((C, D), INT8), vector(C), vector(C), scale, tokens, None, y
-        yield linear_int8.launch(*parts, "none", target, start)
+        fc1 = n, make((D, C), dtype), vector(D), vector(D), scale, None, one, hidden, "gelu", target
+        fc2 = hidden, make((C, D), dtype), vector(C), vector(C), scale, tokens, None, y, "none", target
+        if dtype == INT8:
+            yield linear_int8.launch(*fc1, out_offset=-90)
+            yield linear_int8.launch(*fc2, make((C,), torch.int32))
+        else:
+            yield linear_fp8.launch(*fc1)
+            yield linear_fp8.launch(*fc2[:4], one, *fc2[5:])
         pos, pos_scale = make((1, h * w, C), INT8), vector(h * w)
     else:
         linears = make((D, C), weights), vector(D), make((C, D), weights), vector(C)
@@ -126,6 +133,8 @@ def groups(target: Target, make: Make, batches: Sequence[int] = BATCHES) -> Iter
     """The launches to tune, each key once; those of a model come before the next model's tensors are made."""
     seen = set()
     for precision, stream in PRECISIONS:
+        if precision == "fp8" and _triton.without_e4m3(target):
+            continue
         for name in NAMES:
             made = [launches(MODELS[name], batch, precision, stream, target, make) for batch in batches]
             for alike in zip(*made, strict=True):

@@ -14,6 +14,7 @@ from wxkernels import _native, backends
 from wxkernels.errors import UserError
 from wxkernels.ops import spectral_filter
 from wxkernels.ops.quantize_rows import OP as ROWS
+from wxkernels.ops.quantize_rows import OP_FP8 as ROWS_FP8
 from wxkernels.ops.spectral_filter import OP, native, reference
 
 TENSORS = [torch.randn(1, 4, 6, 2), *(torch.randn(2, 1, 2, 2), torch.randn(2, 1, 2)) * 2]
@@ -90,6 +91,14 @@ def test_a_gpu_backend_waits_for_its_record(monkeypatch, tmp_path):
         assert backends.verified() == {("spectral_filter", "cuda", "sm_90"): 1.1}
     finally:
         backends.verified.cache_clear()
+
+
+def test_an_op_has_the_record_of_the_op_it_is_tested_with(monkeypatch):
+    monkeypatch.setattr(backends, "verified", lambda: {("quantize_rows", "triton", "meta"): 1.0})
+    x = torch.empty(1, device="meta")
+    assert ROWS._unproven("triton", x) is None
+    assert ROWS_FP8._unproven("triton", x) is None
+    assert OP._unproven("triton", x) is not None
 
 
 def test_of_two_gpu_backends_with_a_record_the_faster_is_chosen(monkeypatch):

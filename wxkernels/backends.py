@@ -30,11 +30,12 @@ class Op:
     """One operation and its backends, in order of preference.
 
     A backend is a module with `unavailable()` and `unsupported(*tensors)` (each a reason, or None) and a
-    function that has the op's name.
+    function that has the op's name. tested_with: the op whose tests are those of this one too.
     """
 
-    def __init__(self, name: str, implementations: dict[str, ModuleType]):
+    def __init__(self, name: str, implementations: dict[str, ModuleType], tested_with: str | None = None):
         self.name = name
+        self.record = tested_with or name
         self.implementations = implementations
         self._told: set[str] = set()
         _ops[name] = self
@@ -73,14 +74,14 @@ class Op:
 
         def place(item: tuple[str, ModuleType]) -> float:
             if item[0] in GPU_BACKENDS:
-                return -verified().get((self.name, item[0], architecture), 0.0)
+                return -verified().get((self.record, item[0], architecture), 0.0)
             return 1.0 if item[0] == "reference" else -math.inf
 
         return sorted(found, key=place)
 
     def _unproven(self, name: str, x: Tensor) -> str | None:
         architecture = device_architecture(x.device)
-        if (self.name, name, architecture) in verified():
+        if (self.record, name, architecture) in verified():
             return None
         return (
             f"on {architecture} it has no record of its tests, or one of being slower than PyTorch;"
@@ -131,12 +132,13 @@ def _unknown(name: str) -> str:
 @torch.compiler.assume_constant_result
 def has_gpu_kernel(name: str, device: torch.device) -> bool:
     """Whether the op runs on a GPU kernel of ours: one that was asked for, or that has a record there."""
-    implementations = _ops[name].implementations
+    op = _ops[name]
+    implementations = op.implementations
     forced = _forced.get() or os.environ.get("WXKERNELS_BACKEND")
     if forced in implementations:
         return forced in GPU_BACKENDS
     architecture = device_architecture(device)
-    return any((name, backend, architecture) in verified() for backend in implementations)
+    return any((op.record, backend, architecture) in verified() for backend in implementations)
 
 
 @contextmanager

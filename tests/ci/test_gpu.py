@@ -137,10 +137,10 @@ def test_a_second_run_makes_only_what_is_not_there(tmp_path):
         tmp_path / "python3",
         f'echo "$@" >>{log}; for last; do :; done; case "$*" in "-m pytest"*) touch "$last";; esac',
     )
-    bench = f'echo bench $1 >>{log}; for last; do :; done; test "$1" != linear_int8 -o -e {tmp_path}/again'
-    bench += ' && touch "$last"'
-    script(tmp_path / "wxkernels-bench", bench)
-    script(tmp_path / "wxkernels", f'echo wxkernels $1 >>{log}; for last; do :; done; touch "$last"')
+    last = "for last; do :; done"
+    bench = f'{last}; test "$1" != linear_int8 -o -e {tmp_path}/again && touch "$last"'
+    script(tmp_path / "wxkernels-bench", f"echo bench $1 >>{log}; {bench}")
+    script(tmp_path / "wxkernels", f'echo wxkernels $1 >>{log}; {last}; touch "$last"')
     first = run(tmp_path, out)
     assert first.returncode == 1
     assert first.stderr == "failed, or not done in time: linear_int8.json\n"

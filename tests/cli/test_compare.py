@@ -62,7 +62,7 @@ def test_initial_times_and_calibration_of_the_shipped_cases():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--compare", "fp32"), "expected two or three of fp32,bf16,int8, got 'fp32'"),
+        (("--compare", "fp32"), "expected two or more of fp32,bf16,int8,fp8, got 'fp32'"),
         (("--compare", "fp32,fp16"), "got 'fp32,fp16'"),
         (("--compare", "fp32,bf16", "a.zarr", "b.nc"), "leave away b.nc"),
         (("--compare", "fp32,bf16", "--allow-partial"), "leave away --allow-partial"),

@@ -180,6 +180,8 @@ def test_random_weights_measure_time_and_are_no_forecast(tmp_path, monkeypatch):
     fine(*arguments, "-o", "c.zarr")
     a, b = (xr.open_zarr(name)["forecast"].values for name in ("b.zarr", "c.zarr"))
     np.testing.assert_array_equal(a, b)
+    done = fine(*arguments, "-o", "e.zarr", "--precision", "fp8", "--device", "cpu")
+    assert "fp8 has no kernel that is proven on cpu: PyTorch computes it, correct and slow" in done.output
     fine(*arguments, "-o", "d.zarr", "--seed", 1)
     assert not np.array_equal(xr.open_zarr("d.zarr")["forecast"].values, a)
     refused = run(*arguments, "--truth", "x.nc", "-m", "y.ckpt")

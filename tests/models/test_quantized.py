@@ -31,7 +31,7 @@ def states(count=2):
 PROVENANCE = {"data": "2018.h5", "sha256": "ab" * 32, "times": ["2018-01-01T00:00"], "states": 2}
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("precision", ["bf16", "int8", "fp8"])
 def test_saved_and_read_back_identically(tmp_path, precision):
     made = model(
         network=small(in_chans=4),

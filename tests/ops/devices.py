@@ -7,12 +7,17 @@ from typing import Any
 
 import torch
 
+from wxkernels.ops import _triton
+
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 #: Of this process; "cpu", where Triton interprets, unless the tests say else.
 DEVICE = os.environ.get("WXKERNELS_TEST_DEVICE", "cpu")
 DTYPES = ["float32", "float16"]
 if "cuda" in DEVICES and os.environ.get("TRITON_INTERPRET") != "1":
     DTYPES += ["bfloat16"]  # which the interpreter gets wrong
+QUANTISED = {"int8": torch.int8, "e4m3": torch.float8_e4m3fn}
+if "cuda" in DEVICES and _triton.without_e4m3(_triton.Target.of(torch.device("cuda"))):
+    del QUANTISED["e4m3"]
 
 
 def moved(value: Any, device: str) -> Any:

@@ -11,6 +11,7 @@ from wxkernels import ops
 H, W = 3, 5  # tokens
 C, D, N = 13, 22, 7  # channels, no whole vector of them
 BATCH = 3
+E4M3 = torch.float8_e4m3fn
 
 
 def cases():
@@ -22,6 +23,9 @@ def cases():
 
     def int8(*shape):
         return torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8)
+
+    def e4m3(*shape):
+        return int8(*shape).float().to(E4M3)
 
     def positive(*shape):
         return torch.rand(*shape, generator=generator) / 100 + 0.001
@@ -54,11 +58,22 @@ def cases():
             {"x": int8(BATCH, H, W, C), "x_scale": positive(BATCH, H, W)},
             weight | {"out_scale": torch.tensor(0.05)},
         ),
+        "linear_fp8": (
+            partial(ops.linear_fp8, activation="gelu"),
+            x | {"residual": normal(BATCH, H, W, N)},
+            weight | {"weight": e4m3(N, C)},
+        ),
+        "quantize_rows to e4m3": (partial(ops.quantize_rows, dtype=E4M3), x, {}),
         "mlp": (ops.mlp, x, norms | biases | {"fc1_weight": normal(D, C), "fc2_weight": normal(C, D)}),
         "mlp in int8": (
             partial(ops.mlp, hidden_offset=-90),
             x,
             norms | biases | scales | {"fc1_weight": int8(D, C), "fc2_weight": int8(C, D)},
+        ),
+        "mlp in e4m3": (
+            ops.mlp,
+            x,
+            norms | biases | scales | {"fc1_weight": e4m3(D, C), "fc2_weight": e4m3(C, D)},
         ),
         "patch_embed": (ops.patch_embed, fields, embedding | {"pos_embed": normal(1, H * W, D)}),
         "patch_embed with int8 positions": (
@@ -77,7 +92,7 @@ def cases():
 
 CASES = cases()
 each = pytest.mark.parametrize("name", CASES)
-INT8 = [name for name in CASES if "int8" in name or name == "quantize_rows"]
+INT8 = [name for name in CASES if any(k in name for k in ("int8", "fp8", "e4m3", "quantize_rows"))]
 each_int8 = pytest.mark.parametrize("name", INT8)
 each_floating = pytest.mark.parametrize("name", [name for name in CASES if name not in INT8])
 
@@ -96,7 +111,7 @@ def assert_same(found, expected):
 def leaves(tensors, dtype=torch.float32):
     """Copies; the floating ones ask for a gradient."""
     return {
-        name: t.to(dtype, copy=True).requires_grad_() if t.is_floating_point() else t
+        name: t.to(dtype, copy=True).requires_grad_() if t.is_floating_point() and t.dtype != E4M3 else t
         for name, t in tensors.items()
     }
 
@@ -115,14 +130,16 @@ def test_opcheck(name):
     call, batched, shared = CASES[name]
     with Recorder() as recorder:
         call(**batched, **shared)
-    torch.library.opcheck(recorder.op, recorder.args)
+    utils = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+    if any(isinstance(a, torch.Tensor) and a.dtype == E4M3 for a in recorder.args):
+        utils = utils[1:]  # PyTorch's comparison multiplies, which it cannot in e4m3
+    torch.library.opcheck(recorder.op, recorder.args, test_utils=utils)
     differentiated = [
         a.clone().requires_grad_(a.is_floating_point()) if isinstance(a, torch.Tensor) else a
         for a in recorder.args
     ]
     # The compiled gradient is the next test: with every size a symbol it takes ten seconds.
-    utils = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(recorder.op, tuple(differentiated), test_utils=utils)
+    torch.library.opcheck(recorder.op, tuple(differentiated), test_utils=utils[:-1])
 
 
 @each_floating

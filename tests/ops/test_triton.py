@@ -18,6 +18,23 @@ def test_cover(n, covered):
     assert _triton.cover(n) == covered
 
 
+@pytest.mark.parametrize(
+    ("backend", "arch", "reason"),
+    [
+        ("cuda", 80, "sm_80 has no e4m3; it takes sm_89 or newer"),
+        ("hip", "gfx90a", "of e4m3 gfx90a has none"),
+        ("hip", "gfx942", "of e4m3 gfx942 has its fnuz kind alone"),
+    ],
+)
+def test_says_where_there_is_no_e4m3(backend, arch, reason):
+    assert _triton.without_e4m3(_triton.Target(backend, arch)).endswith(reason)
+
+
+@pytest.mark.parametrize("arch", [89, 90, 100])
+def test_e4m3_is_on_newer_nvidia_gpus(arch):
+    assert _triton.without_e4m3(_triton.Target("cuda", arch)) is None
+
+
 def test_tiles_count_what_they_cover():
     tiles = _triton.Tiles({"BLOCK_M": 64, "BLOCK_N": 32, "BLOCK_K": 16}, 4, 2)
     assert tiles.count(BLOCK_M=65, BLOCK_N=32) == 2

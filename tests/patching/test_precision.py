@@ -12,6 +12,7 @@ import wxkernels
 from tests import hosts
 from wxkernels.errors import UserError
 from wxkernels.patching import blocks, forward
+from wxkernels.quantization.scheme import asked
 
 LAYERS = [
     *("patch_embed", "pos_embed", "head"),
@@ -48,7 +49,7 @@ def change(network, x):
     return (bare(x) - expected).square().mean().sqrt()
 
 
-@pytest.mark.parametrize(("precision", "largest"), [("bf16", 0.01), ("int8", 0.03)])
+@pytest.mark.parametrize(("precision", "largest"), [("bf16", 0.01), ("int8", 0.03), ("fp8", 0.08)])
 @torch.inference_mode()
 def test_result_report_and_size(network, x, precision, largest):
     expected, scale = network(x), change(network, x)
@@ -57,8 +58,7 @@ def test_result_report_and_size(network, x, precision, largest):
     assert not report.skipped
     assert {row.name for row in report.replaced} == {"", "blocks.0", "blocks.1"}
     found = precisions(report)
-    for_int8 = ("mlp", "pos_embed")
-    assert found == {layer: precision if layer.endswith(for_int8) else "bf16" for layer in LAYERS}
+    assert found == {layer: asked(layer, precision) for layer in LAYERS}
 
     error = (network(x) - expected).square().mean().sqrt()
     assert 0 < error < largest * scale
@@ -66,7 +66,7 @@ def test_result_report_and_size(network, x, precision, largest):
     for row in report.replaced:
         assert 100 * row.errors.ours < row.errors.rounded < largest
     assert report.size_before == sum(p.nbytes for p in network.parameters())
-    assert report.size_after < {"bf16": 0.56, "int8": 0.45}[precision] * report.size_before
+    assert report.size_after < {"bf16": 0.56, "int8": 0.45, "fp8": 0.45}[precision] * report.size_before
     *rows, last = str(report).splitlines()
     assert f"{precision}" in rows[-1]
     assert f"{report.size_after / 2**20:.2f} MiB in these precisions" in last
@@ -78,7 +78,7 @@ def test_result_report_and_size(network, x, precision, largest):
     assert torch.equal(network(x), expected)
 
 
-@pytest.mark.parametrize("precision", ["same", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["same", "bf16", "int8", "fp8"])
 @torch.inference_mode()
 def test_a_sample_is_the_same_in_every_batch(network, x, precision):
     low(network, x, free(precision))
@@ -89,7 +89,7 @@ def test_a_sample_is_the_same_in_every_batch(network, x, precision):
 def test_bf16_needs_no_calibration_and_int8_does(network, x):
     wxkernels.patch(network)
     before = [module.__dict__.get("forward") for module in network.modules()]
-    for precision in ("int8", {"blocks.1.mlp": "int8"}):
+    for precision in ("int8", "fp8", {"blocks.1.mlp": "int8"}):
         with pytest.raises(UserError, match=r"pass calibration=\[x\]"):
             wxkernels.patch(network, precision=precision)
     assert [module.__dict__.get("forward") for module in network.modules()] == before  # as it was
@@ -243,7 +243,7 @@ def test_copies_follow_the_parameters(network, x, load, caplog):
     low(network, x, free("int8"))
     load(network, {name: value.clone() for name, value in other.state_dict().items()})
     network(x)
-    assert "changed or moved since int8 was calibrated" in caplog.text
+    assert "changed or moved since it was calibrated" in caplog.text
 
 
 @torch.no_grad()

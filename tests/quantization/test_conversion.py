@@ -17,7 +17,7 @@ from wxkernels.quantization.scheme import asked
 def everything(network, precision, **layers):
     """All layers in `precision`, without calibration."""
     found = {
-        name: LayerScheme(asked(name, precision), hidden_scale=0.02 if precision == "int8" else None)
+        name: LayerScheme(asked(name, precision), hidden_scale=0.02 if precision in ("int8", "fp8") else None)
         for name in layer_names(network)
     }
     return Scheme(precision, found | layers)
@@ -41,7 +41,7 @@ def test_fp32_changes_nothing():
     }
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("precision", ["bf16", "int8", "fp8"])
 def test_dtypes_of_a_converted_network(precision):
     net = small()
     before = copy.deepcopy(net.state_dict())
@@ -50,15 +50,16 @@ def test_dtypes_of_a_converted_network(precision):
         "bf16": dict.fromkeys(
             ("fc1.weight", "fc2.weight", "w1", "w2", "proj.weight", "pos_embed", "head.weight")
         ),
-        "int8": dict.fromkeys(("w1", "w2", "proj.weight", "head.weight")),
-    }[precision]
+    }.get(precision, dict.fromkeys(("w1", "w2", "proj.weight", "head.weight")))
+    byte = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}.get(precision)
     for key, tensor in net.state_dict().items():
         if any(key.endswith(name) for name in matrices):
             assert tensor.dtype == torch.bfloat16, key
             assert torch.equal(tensor, before[key].bfloat16()), key
-        elif precision == "int8" and key.endswith(("fc1.weight", "fc2.weight")):
-            q, scale = quantize_rows(before[key])
-            assert torch.equal(tensor, q), key
+        elif byte and key.endswith(("fc1.weight", "fc2.weight")):
+            q, scale = quantize_rows(before[key], byte)
+            assert tensor.dtype == byte
+            assert torch.equal(tensor.float(), q.float()), key
             assert torch.equal(net.state_dict()[f"{key}_scale"], scale), key
         elif key == "pos_embed":
             q, scale = quantize_rows(before[key][0])

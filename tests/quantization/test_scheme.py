@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wxkernels.quantization import LayerScheme, Scheme
-from wxkernels.quantization.scheme import asked, hidden_code
+from wxkernels.quantization.scheme import asked, hidden_code, hidden_scale_fp8
 
 
 def scheme(**changes):
@@ -30,7 +30,7 @@ def test_json_and_back():
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda d: d | {"precision": "int4"}, "precision: expected one of fp32, bf16, int8, got 'int4'"),
+        (lambda d: d | {"precision": "int4"}, "precision: expected one of fp32, bf16, int8, fp8, got 'int4'"),
         (lambda d: d | {"error": "small"}, "error: expected a finite number, got 'small'"),
         (lambda d: d | {"budget": float("nan")}, "budget: expected a finite number, got nan"),
         (
@@ -61,6 +61,14 @@ def test_what_was_kept_finer():
     assert asked("blocks.2.mlp", "int8") == asked("pos_embed", "int8") == "int8"
     assert asked("head", "int8") == asked("blocks.2.filter", "int8") == "bf16"
     assert asked("head", "fp32") == "fp32"
+    assert asked("blocks.2.mlp", "fp8") == "fp8"
+    assert asked("pos_embed", "fp8") == "int8"
+    assert asked("head", "fp8") == "bf16"
+    assert scheme(precision="fp8").kept == {
+        "blocks.0.filter": "fp32",
+        "blocks.0.mlp": "int8",
+        "blocks.1.mlp": "bf16",
+    }
 
 
 def test_the_digest_is_of_the_choices():
@@ -73,6 +81,13 @@ def test_the_digest_is_of_the_choices():
     for changes in ({"hidden_scale": 0.014}, {"hidden_offset": -91}):
         changed = replace(scheme().layers["blocks.0.mlp"], **changes)
         assert scheme(layers=scheme().layers | {"blocks.0.mlp": changed}).digest() != digest
+
+
+@given(st.floats(0, 1e6, allow_subnormal=False))
+def test_the_hidden_scale_of_e4m3_leaves_room(largest):
+    scale = hidden_scale_fp8(largest)
+    assert scale > 0
+    assert largest / scale <= 113
 
 
 @given(least=st.floats(-1e6, 0, allow_subnormal=False), largest=st.floats(0, 1e6, allow_subnormal=False))

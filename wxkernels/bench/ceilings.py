@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,6 +60,11 @@ def measure_ceilings(device: torch.device, *, quick: bool = False) -> Ceilings:
     peaks[torch.int8] = max(product, peaks.get(torch.int8, 0.0))
     if device.type == "cpu":
         peaks[torch.float16] = peaks[torch.float32]
+    elif torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 9):
+        x, y = a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn).t()
+        one = torch.ones((), device=device)
+        multiply = partial(torch._scaled_mm, x, y, one, one, out_dtype=torch.bfloat16)
+        peaks[x.dtype] = 2 * n**3 / _best_seconds(multiply, device)
     first, second = torch.randn(2, (32 if quick else 256) * 2**20 // 4, device=device)
     target = torch.empty_like(first)
     copy = 2 * first.nbytes / _best_seconds(lambda: target.copy_(first), device)

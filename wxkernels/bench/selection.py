@@ -11,7 +11,7 @@ from wxkernels.bench.engine import Size, dtype_name
 from wxkernels.bench.models import QUICK
 from wxkernels.errors import UserError
 
-PRECISIONS = ("fp32", "bf16", "int8")
+PRECISIONS = ("fp32", "bf16", "int8", "fp8")
 
 
 def case(name: str) -> Case:

@@ -71,8 +71,8 @@ def compare(source: Path | None, precisions: str, options: dict[str, Any], repor
 
 def _names(text: str) -> list[str]:
     names = text.split(",")
-    if len(names) < 2 or len(set(names)) < len(names) or not set(names) <= {"fp32", "bf16", "int8"}:
-        raise UserError(f"--compare: expected two or three of fp32,bf16,int8, got {text!r}")
+    if len(names) < 2 or len(set(names)) < len(names) or not set(names) <= {"fp32", "bf16", "int8", "fp8"}:
+        raise UserError(f"--compare: expected two or more of fp32,bf16,int8,fp8, got {text!r}")
     return names
 
 

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 import wxkernels
+from wxkernels import backends
 from wxkernels.cli import inputs, one_line_errors, scores
 from wxkernels.cli.quantize import quantize
 from wxkernels.errors import UserError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 @inputs.data
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "bf16", "int8"]),
+    type=click.Choice(["fp32", "bf16", "int8", "fp8"]),
     help="Of weights and products; calibrates on the initial state. [the checkpoint's]",
 )
 @inputs.random_weights
@@ -85,6 +86,10 @@ def forecast(source: Path | None, model: Path | None, **options: Any) -> None:
         console.print("random weights, a random state: this measures time, it is no forecast")
     with inputs.on_machine(options) as device:
         quantize(case, options["precision"], device, console)
+        if case.model.precision == "fp8" and not backends.has_gpu_kernel("mlp", device):
+            console.print(
+                f"fp8 has no kernel that is proven on {device}: PyTorch computes it, correct and slow"
+            )
         result, scorer = _run(case, store, leads, output, options, report["weights"], device)
     if result.member_steps:  # none of a run that was complete
         each, model_s = (s / result.member_steps for s in (result.seconds, result.model_seconds))

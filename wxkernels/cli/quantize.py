@@ -1,4 +1,4 @@
-"""wxkernels quantize: a checkpoint in int8 or bfloat16, calibrated on states."""
+"""wxkernels quantize: a checkpoint in int8, fp8 or bfloat16, calibrated on states."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file at --output.")
 @click.option(
-    "--precision", type=click.Choice(["int8", "bf16"]), default="int8", show_default=True,
-    help="int8: MLPs and positions, the rest bf16.",
+    "--precision", type=click.Choice(["int8", "fp8", "bf16"]), default="int8", show_default=True,
+    help="int8: MLPs and positions, the rest bf16; fp8: MLPs in e4m3, positions int8, the rest bf16.",
 )  # fmt: skip
 @click.option(
     "--states", type=click.IntRange(1), default=4, show_default=True, help="Times of SOURCE to calibrate on."
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option(
     "--budget",
     type=click.FloatRange(0, min_open=True),
-    help="Error of a step that is allowed, relative to its change. [0.03 in int8, 0.003 in bf16]",
+    help="Error of a step that is allowed, relative to its change. [0.03 in int8 and fp8, 0.003 in bf16]",
 )
 @click.option(
     "--keep", multiple=True, metavar="PATTERN=PRECISION",
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 @inputs.machine
 @one_line_errors
 def command(source: Path | None, model: Path | None, **options: Any) -> None:
-    """Write a checkpoint in int8 or bfloat16, calibrated on states in SOURCE; `forecast -m` takes it.
+    """Write a checkpoint in int8, fp8 or bfloat16, calibrated on states in SOURCE; `forecast -m` takes it.
 
     SOURCE: a file of fields, or FourCastNet's tutorial folder (ccai_demo). Without arguments: the shipped
     shallow-water model and its cases.
@@ -101,8 +101,8 @@ def quantize(case: Case, precision: str | None, device: torch.device, console: C
 
 def _pattern(text: str) -> tuple[str, str]:
     pattern, equals, precision = text.rpartition("=")
-    if not equals or precision not in ("fp32", "bf16", "int8"):
-        raise UserError(f"--keep: expected PATTERN=fp32, =bf16 or =int8, got {text!r}")
+    if not equals or precision not in ("fp32", "bf16", "int8", "fp8"):
+        raise UserError(f"--keep: expected PATTERN=fp32, =bf16, =int8 or =fp8, got {text!r}")
     return pattern, precision
 
 

@@ -150,7 +150,7 @@ class AFNONet(nn.Module):
 def check_state(net: nn.Module, state: Mapping[str, Tensor], source: str, *, exact: bool = False) -> None:
     """UserError unless `state` has the keys and shapes of `net`; it names the first that differs.
 
-    Any floating dtype is as good as another, unless `exact`. Scales (of int8) are finite and positive.
+    Any floating dtype is as good as another, unless `exact`. Scales are finite and positive.
     """
     expected = net.state_dict()
     kind = type(net).__name__

@@ -91,7 +91,7 @@ class WeatherModel:
 
     @property
     def precision(self) -> str:
-        """What the network was quantised to, "bf16" or "int8", else "fp32"."""
+        """What the network was quantised to, "bf16", "int8" or "fp8", else "fp32"."""
         return "fp32" if self.scheme is None else self.scheme.precision
 
     def parts(self) -> list[nn.Module | Tensor]:
@@ -131,7 +131,7 @@ class WeatherModel:
         budget: float | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> Scheme:
-        """Convert the network and those of the diagnostics to "bf16" or "int8", in place.
+        """Convert the network and those of the diagnostics to "bf16", "int8" or "fp8", in place.
 
         Calibrated on states (N, C, H, W), normalised, one by one. overrides, budget, provenance
         and ValueError: `wxkernels.quantization.calibrate`; ValueError too for a network that is not ours or

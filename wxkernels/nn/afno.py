@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from wxkernels import ops
-from wxkernels.nn.linear import Int8Linear
+from wxkernels.nn.linear import Fp8Linear, Int8Linear
 
 
 class AFNO2D(nn.Module):
@@ -62,16 +62,16 @@ class AFNO2D(nn.Module):
 class Mlp(nn.Module):
     """y = x + fc2(gelu(fc1(norm(x)))) with the exact (erf) GELU: the second half of a block.
 
-    fc1 and fc2 both floating or both int8, which needs hidden_scale, one float32 element, a buffer, and
-    hidden_offset: the scale and the zero point of the int8 hidden layer.
+    fc1 and fc2 both floating, both int8 or both e4m3. The latter two need hidden_scale, one float32 element,
+    a buffer: the scale of the hidden layer; hidden_offset is its zero point in int8.
     """
 
     hidden_scale: Tensor | None
 
     def __init__(
         self,
-        fc1: nn.Linear | Int8Linear,
-        fc2: nn.Linear | Int8Linear,
+        fc1: nn.Linear | Int8Linear | Fp8Linear,
+        fc2: nn.Linear | Int8Linear | Fp8Linear,
         hidden_scale: Tensor | None = None,
         hidden_offset: int = 0,
     ):

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from wxkernels.backends import Op
 
+QUANTISED = (torch.int8, torch.float8_e4m3fn)
+
 
 def register(op: Op, schema: str, fake: Callable[..., Any], batched: Sequence[str] = ("x",)) -> None:
     """Define torch.ops.wxkernels.<op>: `schema` names and types the arguments that every backend takes.
@@ -16,7 +18,7 @@ def register(op: Op, schema: str, fake: Callable[..., Any], batched: Sequence[st
     it is the reference, it gets one sample at a time: the tensors of `batched` are cut along their first
     dimension, and no sample's bits depend on the batch. Autocast does not reach into an op: it computes in
     the dtype of its weights. The gradient is that of the reference, recomputed; where an operand or a result
-    is int8, results are detached, as those of torch.argmax are.
+    is int8 or e4m3, results are detached, as those of torch.argmax are.
     """
     declared = [argument.split() for argument in schema[1 : schema.index(")")].split(", ")]
     is_tensor = [kind.startswith("Tensor") for kind, _ in declared]
@@ -35,7 +37,7 @@ def register(op: Op, schema: str, fake: Callable[..., Any], batched: Sequence[st
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         outputs = output if isinstance(output, tuple) else (output,)
-        if any(isinstance(t, Tensor) and t.dtype == torch.int8 for t in (*inputs, *outputs)):
+        if any(isinstance(t, Tensor) and t.dtype in QUANTISED for t in (*inputs, *outputs)):
             ctx.mark_non_differentiable(*outputs)
         ctx.save_for_backward(*(arg if isinstance(arg, Tensor) else None for arg in inputs))
         ctx.settings = [None if isinstance(arg, Tensor) else arg for arg in inputs]

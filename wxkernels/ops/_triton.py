@@ -166,6 +166,19 @@ def unsupported_device(x: Tensor) -> str | None:
     return None
 
 
+def unsupported_e4m3(x: Tensor) -> str | None:
+    return None if interpreting() else without_e4m3(Target.of(x.device))
+
+
+def without_e4m3(target: Target) -> str | None:
+    """Why a target does not multiply float8_e4m3fn."""
+    if target.backend == "hip":
+        kind = "its fnuz kind alone" if target.arch == "gfx942" else "none"
+        return f"it multiplies e4m3 on NVIDIA GPUs alone; of e4m3 {target.arch} has {kind}"
+    assert isinstance(target.arch, int)
+    return f"sm_{target.arch} has no e4m3; it takes sm_89 or newer" if target.arch < 89 else None
+
+
 def rows(x: Tensor) -> Tensor:
     """x (..., K) as (rows, K) with unit stride over K: a view where the strides allow one, else a copy."""
     x = _native.rows(x)

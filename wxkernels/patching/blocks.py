@@ -12,7 +12,7 @@ from wxkernels import ops
 from wxkernels.patching import filters, hosts
 from wxkernels.patching.probe import Draw
 from wxkernels.quantization import LayerScheme, Scheme, convert_block
-from wxkernels.quantization.scheme import hidden_code
+from wxkernels.quantization.scheme import hidden_code, hidden_scale_fp8
 
 KIND = "block"
 OPS = "spectral_filter, mlp"
@@ -106,7 +106,7 @@ def run(block: Any, x: Tensor, weights: Any) -> Tensor:
 
 def autocast(weight: Tensor, x: Tensor) -> Tensor:
     """`weight` as autocast to bfloat16, where it is on, gives it to a linear layer."""
-    return weight.to(torch.bfloat16) if autocasts(x) and weight.is_floating_point() else weight
+    return weight.to(torch.bfloat16) if autocasts(x) and weight.dtype.itemsize > 1 else weight
 
 
 def autocasts(x: Tensor) -> bool:
@@ -158,10 +158,13 @@ def cases(block: Any, draw: Draw) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
 def trial(block: Any, x: Tensor, precisions: Mapping[str, str]) -> dict[str, LayerScheme]:
     """The schemes that a probe with input x holds a stand-in to."""
     mlp = LayerScheme(precisions["mlp"])
-    if precisions["mlp"] == "int8":
+    if precisions["mlp"] in ("int8", "fp8"):
         t = _after_filter(block, x.double())
         hidden = F.gelu(_linear(block.mlp.fc1, _norm(block.norm2, t)))
-        scale, offset = hidden_code(min(hidden.min().item(), 0.0), max(hidden.max().item(), 0.0))
+        least, largest = min(hidden.min().item(), 0.0), max(hidden.max().item(), 0.0)
+        scale, offset = hidden_code(least, largest)
+        if precisions["mlp"] == "fp8":
+            scale, offset = hidden_scale_fp8(largest), 0
         mlp = replace(mlp, hidden_scale=scale, hidden_offset=offset)
     return {"filter": LayerScheme(precisions["filter"]), "mlp": mlp}
 

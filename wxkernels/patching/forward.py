@@ -65,7 +65,9 @@ class PatchedForward:
         parameters = level.parameters(self.layer)
         if self._held is not None and _is_current(self._held[0], parameters):
             return self._held[1]
-        if self._held is not None and any(scheme.precision == "int8" for scheme in self.schemes.values()):
+        if self._held is not None and any(
+            scheme.hidden_scale is not None for scheme in self.schemes.values()
+        ):
             _tell_changed()
         with torch.inference_mode(False), torch.no_grad():
             # An alias keeps the storage, so that no other tensor can come to lie at its address.
@@ -198,8 +200,8 @@ def _version(parameter: Tensor) -> int:
 @functools.cache
 def _tell_as_given(kind: str) -> None:
     log.warning(
-        "patch: a %s runs as it was given, not in bf16 or int8, which are for evaluation: model.eval() and "
-        "torch.inference_mode(), without hooks on its parts",
+        "patch: a %s runs as it was given, not in bf16, int8 or fp8, which are for evaluation: model.eval() "
+        "and torch.inference_mode(), without hooks on its parts",
         kind,
     )
 
@@ -207,5 +209,5 @@ def _tell_as_given(kind: str) -> None:
 @functools.cache
 def _tell_changed() -> None:
     log.warning(
-        "patch: parameters have changed or moved since int8 was calibrated; if their values did, patch again"
+        "patch: parameters have changed or moved since it was calibrated; if their values did, patch again"
     )

@@ -13,7 +13,7 @@ from wxkernels.quantization import LayerScheme, Scheme, calibrate
 from wxkernels.quantization.conversion import layer_names
 from wxkernels.quantization.scheme import asked
 
-PRECISIONS = ("same", "bf16", "int8")
+PRECISIONS = ("same", "bf16", "int8", "fp8")
 
 
 def join(name: str, part: str) -> str:
@@ -34,7 +34,7 @@ def check(precision: Any) -> None:
 def choose(precision: str | Mapping[str, str], names: Collection[str]) -> dict[str, str]:
     """The precision of each layer, "same" where no pattern fits; UserError for a pattern that fits none.
 
-    int8 is for MLPs and positions: filters, patch embeddings and heads are bf16 instead.
+    int8 is for MLPs and positions, fp8 for MLPs: the rest of the layers is what `asked` says instead.
     """
     patterns = precision if isinstance(precision, Mapping) else {"*": precision}
     for pattern in patterns if names else ():
@@ -63,14 +63,15 @@ def scheme(
 
     chosen: their precisions; layers of `root` that are not in it stay as they are. search: the precision
     asked for the whole model, which layers may leave for a finer one (`quantization.calibrate`); None where
-    each layer's was chosen. Raises UserError for int8 without inputs, and for inputs that do not fit.
+    each layer's was chosen. Raises UserError for int8 and fp8 without inputs, and for inputs that do not fit.
     """
     fine = {name: "fp32" if precision == "same" else precision for name, precision in chosen.items()}
     if not calibration:
-        if any(precision == "int8" and name.endswith("mlp") for name, precision in fine.items()):
+        coarse = [p for name, p in fine.items() if p in ("int8", "fp8") and name.endswith("mlp")]
+        if coarse:
             raise UserError(
-                "precision: int8 has to be calibrated; pass calibration=[x], a few normalised inputs of the "
-                "model, each (B, C, H, W)"
+                f"precision: {coarse[0]} has to be calibrated; pass calibration=[x], a few normalised "
+                "inputs of the model, each (B, C, H, W)"
             )
         return Scheme("fp32", {name: LayerScheme(precision) for name, precision in fine.items()})
     free = chosen if search else ()

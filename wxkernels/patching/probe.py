@@ -15,7 +15,7 @@ SAME_FORMULA = 1e-2
 #: Errors below this are not told apart.
 FLOOR = 1e-7
 #: An error above this says that something else than rounding went wrong.
-ROUNDING = {"fp32": SAME_FORMULA, "bf16": 0.03, "int8": 0.1}
+ROUNDING = {"fp32": SAME_FORMULA, "bf16": 0.03, "int8": 0.1, "fp8": 0.1}
 
 
 class ProbeError(Exception):

@@ -35,12 +35,13 @@ def patch(
     Networks and blocks run their original forward in training, while gradients are recorded, and where a hook
     is set on a part that our ops do not call.
 
-    precision: "same" computes the same function in the precision of the parameters. "bf16" and "int8" round
-    what products multiply; converted copies are held beside the parameters. In "int8" that is MLPs and stored
-    positions, the rest is bf16. A dict chooses for layers by name, {"blocks.0.*": "bf16", "*": "int8"}: the
-    first pattern that fits, "same" if none does. calibration: a few normalised inputs (B, C, H, W) of the
-    network. int8 needs them; and where one precision is named for all, the worst layers become finer until
-    the error of a step is within the budget for it (`quantization.BUDGETS`).
+    precision: "same" computes the same function in the precision of the parameters. "bf16", "int8" and "fp8"
+    (e4m3) round what products multiply; converted copies are held beside the parameters. In "int8" that is
+    MLPs and stored positions, in "fp8" MLPs, with int8 positions; the rest is bf16. A dict chooses for layers
+    by name, {"blocks.0.*": "bf16", "*": "int8"}: the first pattern that fits, "same" if none does.
+    calibration: a few normalised inputs (B, C, H, W) of the network. int8 and fp8 need them; and where one
+    precision is named for all, the worst layers become finer until the error of a step is within the budget
+    for it (`quantization.BUDGETS`).
 
     capture: on a GPU the calls of `model` with one tensor are replayed from CUDA graphs, one for each shape
     and the like (`wxkernels.capture`), under inference_mode or no_grad and without hooks. Python in the model
@@ -48,8 +49,8 @@ def patch(
 
     Copies and pickles stay patched; to read such a pickle one needs wxkernels, so `unpatch` before saving for
     elsewhere. Patching again replaces the patch. `model` is a torch.nn.Module, or an object that holds one at
-    `.model`. `backend` names one for all calls (torch.compile then breaks its graph at each module, as it
-    does in bf16 and int8); by default each call chooses by its tensors. Raises UserError when `model` holds
+    `.model`. `backend` names one for all calls (torch.compile then breaks its graph at each module, as
+    in other precisions); by default each call chooses by its tensors. Raises UserError when `model` holds
     no module, the named backend cannot run here, or precision and calibration do not fit the model, which is
     then as it was.
     """
@@ -94,7 +95,7 @@ class _Found:
 
     @property
     def precisions(self) -> dict[str, str]:
-        """Part -> "fp32" (as given), "bf16" or "int8"."""
+        """Part -> "fp32" (as given), "bf16", "int8" or "fp8"."""
         return {part: scheme.precision for part, scheme in self.schemes.items()}
 
     @property

@@ -12,7 +12,7 @@ from wxkernels.patching.probe import Errors
 class Replaced(NamedTuple):
     """A module that runs on our ops, and the errors of its probe (None where it was not probed).
 
-    precisions: of its layers, by name: "same" (that of its parameters), "bf16" or "int8".
+    precisions: of its layers, by name: "same" (that of its parameters), "bf16", "int8" or "fp8".
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Networks in bfloat16 and int8: calibrate measures and chooses, apply and convert_block convert."""
+"""Networks in bfloat16, int8 and e4m3: calibrate measures and chooses, apply and convert_block convert."""
 
 from wxkernels.quantization.calibration import BUDGETS, calibrate
 from wxkernels.quantization.conversion import apply, convert_block, layer_names

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from wxkernels.quantization.conversion import blocks_of, layer_names
 from wxkernels.quantization.measurement import Measurement, nbytes
-from wxkernels.quantization.scheme import PRECISIONS, Scheme, asked, kind
+from wxkernels.quantization.scheme import FINER, PRECISIONS, Scheme, asked, kind
 
 log = logging.getLogger("wxkernels")
 
 #: Of the network's error: so that the shipped forecast keeps its skill (docs/precision.md).
-BUDGETS = {"bf16": 0.003, "int8": 0.03}
+BUDGETS = {"bf16": 0.003, "int8": 0.03, "fp8": 0.03}
 
 
 @torch.no_grad()
@@ -36,14 +36,15 @@ def calibrate(
     the first `persistent` channels: by default all if f has as many outputs as inputs, else none. Where all
     results are inputs, an error that is the same from every state counts for STEPS steps, in which it adds up
     while one that is random falls behind (`measurement`); of a single state the next is taken too.
-    Every layer starts at `precision` ("fp32", "bf16"; "int8": MLPs and positions, the rest bf16), or at that
-    of the first pattern in `overrides` that fits its name, such as {"blocks.0.*": "bf16"}, which it keeps.
-    The layers with the largest errors of their own move to the next finer precision until the error is within
-    the budget (by default BUDGETS). An int8 MLP has SmoothQuant where that makes its error smaller, and its
-    hidden layer reaches from its least to its largest value.
+    Every layer starts at `precision` ("fp32", "bf16"; "int8": MLPs and positions, the rest bf16; "fp8": MLPs,
+    positions int8, the rest bf16), or at that of the first pattern in `overrides` that fits its name, such as
+    {"blocks.0.*": "bf16"}, which it keeps. The layers with the largest errors of their own move to the next
+    finer precision until the error is within the budget (by default BUDGETS). An int8 MLP has SmoothQuant
+    where that makes its error smaller, and its hidden layer reaches from its least to its largest value.
 
     network: ours or another package's, floating, with AFNO blocks (`convert_block`); it is left as it is.
-    states: normalised inputs (B, C, H, W), a few; without any nothing is measured, and int8 MLPs are refused.
+    states: normalised inputs (B, C, H, W), a few; without any nothing is measured, and int8 and fp8 MLPs are
+    refused.
     provenance: kept in the scheme. Raises ValueError for a network without blocks, or whose results are not
     finite, states that are not finite, a budget that is not finite and above 0, unknown precisions and
     patterns that fit no layer.
@@ -55,8 +56,8 @@ def calibrate(
     for x in states:
         if x.dim() != 4 or not x.is_floating_point() or not x.isfinite().all():
             raise ValueError(f"states: expected finite numbers (B, C, H, W), got {x.dtype} {tuple(x.shape)}")
-    if not len(states) and any(kind(name) == "mlp" and choice[name] == "int8" for name in names):
-        raise ValueError("states: expected at least one to calibrate int8 on, got none")
+    if not len(states) and any(kind(name) == "mlp" and choice[name] in ("int8", "fp8") for name in names):
+        raise ValueError(f"states: expected at least one to calibrate {precision} on, got none")
     budget = BUDGETS.get(precision) if budget is None else budget
     if budget is not None and not 0 < budget < math.inf:
         raise ValueError(f"budget: expected a finite number above 0, got {budget}")
@@ -110,7 +111,7 @@ def _search(
         moves = 0
         while movable and (moves < least or math.sqrt(sum(squares.values())) > goal):
             worst = max(sorted(movable), key=squares.__getitem__)
-            choice[worst] = PRECISIONS[PRECISIONS.index(choice[worst]) - 1]
+            choice[worst] = FINER[choice[worst]]
             squares[worst] = _square(measured, worst, choice[worst])
             moves += 1
             if choice[worst] == "fp32":

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wxkernels.nn import AFNO2D, AFNOBlock, Int8Linear, Mlp
+from wxkernels.nn import AFNO2D, AFNOBlock, Fp8Linear, Int8Linear, Mlp
 from wxkernels.ops import quantize_rows
 from wxkernels.quantization.scheme import LayerScheme, Scheme
 
@@ -89,11 +89,12 @@ def convert_mlp(norm: nn.LayerNorm, mlp: Any, layer: LayerScheme) -> tuple[nn.La
     if layer.precision == "bf16":
         return norm, Mlp(_linear(weight, bias), _linear(fc2.weight.detach(), _float(fc2.bias)))
     if layer.hidden_scale is None:
-        raise ValueError("scheme: expected a hidden_scale for an int8 MLP, got None")
+        raise ValueError(f"scheme: expected a hidden_scale for an {layer.precision} MLP, got None")
     hidden_scale = torch.tensor(layer.hidden_scale, dtype=torch.float32, device=weight.device)
+    linear = Int8Linear if layer.precision == "int8" else Fp8Linear
     return norm, Mlp(
-        Int8Linear.quantized(weight, bias),
-        Int8Linear.quantized(fc2.weight, _float(fc2.bias)),
+        linear.quantized(weight, bias),
+        linear.quantized(fc2.weight, _float(fc2.bias)),
         hidden_scale,
         layer.hidden_offset,
     )

@@ -10,19 +10,24 @@ from typing import Any, Self
 from torch import Tensor
 
 #: From the finest to the coarsest.
-PRECISIONS = ("fp32", "bf16", "int8")
+PRECISIONS = ("fp32", "bf16", "int8", "fp8")
+#: Where a layer goes whose error is too large.
+FINER = {"bf16": "fp32", "int8": "bf16", "fp8": "bf16"}
+#: The largest hidden value of calibration is this share of e4m3's: a larger one may come, and the bits of
+#: what is smaller are the same at any scale.
+HEADROOM = 0.25
 
 
 @dataclass(frozen=True)
 class LayerScheme:
-    """One layer: "fp32" leaves it as it is, "bf16" and "int8" round its weights and what they multiply.
+    """One layer: "fp32" leaves it as it is, the others round its weights and what they multiply; fp8 is e4m3.
 
     An MLP's norm n = LN(x) becomes n' = (n - shift) / scale, of which fc1 takes the inverse into its weights
     and bias: shift (C,) is the mean of n, scale (C,) is SmoothQuant's max|n - shift|^a / max|W|^(1 - a) with
-    a = smooth, and 1 for a = 0. hidden_scale, hidden_offset: scale and zero point of the int8 hidden layer
-    (`ops.mlp`). error: its estimated part in the network's error. Sizes in bytes. The vectors are not in
-    `to_dict`: a converted network has them in its weights. Sources: Xiao et al. 2023 (arXiv 2211.10438), Wei
-    et al. 2023 (arXiv 2304.09145) for the shift.
+    a = smooth, and 1 for a = 0. hidden_scale, hidden_offset: scale and zero point of the int8 hidden layer,
+    scale of that in e4m3 (`ops.mlp`). error: its estimated part in the network's error. Sizes in bytes. The
+    vectors are not in `to_dict`: a converted network has them in its weights. Sources: Xiao et al. 2023
+    (arXiv 2211.10438), Wei et al. 2023 (arXiv 2304.09145) for the shift.
     """
 
     precision: str
@@ -125,14 +130,25 @@ def hidden_code(least: float, largest: float) -> tuple[float, int]:
     return (scale, round(-127 - least / scale)) if scale > 0 else (1.0, 0)
 
 
+def hidden_scale_fp8(largest: float) -> float:
+    """The scale that takes `largest` >= 0 to HEADROOM of 448; 1 where it is 0."""
+    return largest / (HEADROOM * 448) or 1.0
+
+
 def kind(name: str) -> str:
     """mlp, filter, patch_embed, pos_embed or head."""
     return name.rpartition(".")[2]
 
 
 def asked(name: str, precision: str) -> str:
-    """The precision of layer `name` where the network's is `precision`: int8 is for MLPs and positions."""
-    return "bf16" if precision == "int8" and kind(name) not in ("mlp", "pos_embed") else precision
+    """The precision of layer `name` where the network's is `precision`.
+
+    int8 is for MLPs and positions, fp8 for MLPs: then positions, which nothing multiplies, are int8. The rest
+    of both is bf16.
+    """
+    if precision not in ("int8", "fp8") or kind(name) == "mlp":
+        return precision
+    return "int8" if kind(name) == "pos_embed" else "bf16"
 
 
 def _precision(value: Any) -> str:

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wxkernels.ops.linear_int8 import MAX_K, reference
+from wxkernels.ops._linear import MAX_K
+from wxkernels.ops.linear_int8 import reference
 
 
 @given(

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from wxkernels.ops import mlp
+from wxkernels.ops import mlp, quantize_rows
 from wxkernels.ops.mlp import reference
 
 C, D = 20, 44
+E4M3 = torch.float8_e4m3fn
 
 
 def arguments(dtype=torch.float32, seed=0):
@@ -18,13 +19,11 @@ def arguments(dtype=torch.float32, seed=0):
     weights = {"fc1_weight": normal(D, C) / C**0.5, "fc2_weight": normal(C, D) / D**0.5}
     tensors = {"norm_weight": 1 + 0.2 * normal(C), "norm_bias": normal(C)}
     tensors |= {"fc1_bias": normal(D), "fc2_bias": normal(C)}
-    if dtype != torch.int8:
+    if dtype.itemsize > 1:
         return tensors | {name: weight.to(dtype) for name, weight in weights.items()}
     for name, weight in weights.items():
-        scale = weight.abs().amax(1) / 127
-        tensors[name] = (weight / scale[:, None]).round().to(torch.int8)
-        tensors[name.replace("weight", "scale")] = scale
-    return tensors | {"hidden_scale": torch.tensor([0.03]), "hidden_offset": -90}
+        tensors[name], tensors[name.replace("weight", "scale")] = quantize_rows(weight, dtype)
+    return tensors | {"hidden_scale": torch.tensor([0.03]), "hidden_offset": -90 * (dtype == torch.int8)}
 
 
 def in_float64(x, tensors):
@@ -36,7 +35,7 @@ def in_float64(x, tensors):
     return mlp(x.double(), **exact)
 
 
-@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16, torch.float16, torch.int8])
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16, torch.float16, torch.int8, E4M3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(C,), (1, C), (17, C), (2, 3, 5, C)])
 def test_error_is_at_most_twice_that_of_the_reference(shape, dtype, weights):
@@ -53,7 +52,7 @@ def test_error_is_at_most_twice_that_of_the_reference(shape, dtype, weights):
     assert (found.double() - exact).abs().max() <= allowed
 
 
-@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16, torch.int8, E4M3])
 @pytest.mark.parametrize("bad", ["nan", "inf"])
 def test_a_nan_fills_its_row_and_no_other(weights, bad):
     x, tensors = torch.randn(6, C), arguments(weights)
@@ -66,7 +65,7 @@ def test_a_nan_fills_its_row_and_no_other(weights, bad):
 
 
 def test_rows_of_zeros_and_constant_channels():
-    for weights in (torch.float32, torch.bfloat16, torch.int8):
+    for weights in (torch.float32, torch.bfloat16, torch.int8, E4M3):
         tensors = arguments(weights) | {"norm_bias": None}
         x = torch.zeros(3, C)
         x[1] = 5.0
@@ -75,7 +74,7 @@ def test_rows_of_zeros_and_constant_channels():
         torch.testing.assert_close(found[1], found[0] + 5)
 
 
-@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16, torch.int8, E4M3])
 def test_biases_may_be_absent(weights):
     x, tensors = torch.randn(7, C), arguments(weights)
     biases = ("norm_bias", "fc1_bias", "fc2_bias")
@@ -84,7 +83,7 @@ def test_biases_may_be_absent(weights):
     torch.testing.assert_close(found, mlp(x, **tensors | zeros))
 
 
-FLOATING, INT8 = arguments(), arguments(torch.int8)
+FLOATING, INT8, FP8 = arguments(), arguments(torch.int8), arguments(E4M3)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +111,8 @@ FLOATING, INT8 = arguments(), arguments(torch.int8)
         (FLOATING, {"activation": "relu"}, "activation: expected None, 'gelu'"),
         (FLOATING, {"eps": -1e-6}, "eps: expected >= 0"),
         (INT8, {"hidden_scale": None}, "hidden_scale: expected a scale for int8 weights, got None"),
+        (FP8, {"fc1_scale": None}, "fc1_scale: expected a scale for float8_e4m3fn weights, got None"),
+        (FP8, {"hidden_offset": 1}, "hidden_offset: expected 0 for torch.float8_e4m3fn weights, got 1"),
         (INT8, {"hidden_scale": torch.ones(D)}, "hidden_scale: expected one element"),
         (INT8, {"hidden_offset": -128}, "hidden_offset: expected -127 to 127, got -128"),
         (INT8, {"fc1_scale": torch.ones(C)}, f"fc1_scale: expected shape ({D},)"),

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.ops.devices import DTYPES, on_device
+from tests.ops.devices import DTYPES, QUANTISED, on_device
+from tests.ops.interpreter import mend_e4m3
 from wxkernels import backends
 from wxkernels.ops import _triton, mlp
 from wxkernels.ops._reference import ACTIVATIONS
@@ -16,6 +17,8 @@ from wxkernels.ops.mlp import triton as backend
 
 SHAPES = [(0, 8, 16), (1, 1, 1), (7, 100, 130), (2, 3, 20, 33)]  # ..., C, D
 FLOATING = [*SHAPES, (130, 17, 300)]  # more than a tile each way
+E4M3_SHAPES = [(0, 8, 16), (2, 3, 20, 33), (70, 48, 160)]
+E4M3_CASES = [f"e4m3 {case}" for case in (*E4M3_SHAPES, "float16") if "e4m3" in QUANTISED]
 PRECISIONS = [(dtype, weights) for dtype in DTYPES for weights in DTYPES]
 
 
@@ -67,6 +70,24 @@ def difference(tensors, activation) -> list:
     return [largest, step + 4 * torch.finfo(x.dtype).eps * 10, like]
 
 
+def e4m3(*shape, dtype=torch.float32):
+    """`arguments` with e4m3 weights."""
+    tensors = arguments(*shape, dtype=dtype)
+    tensors[3], tensors[5] = (w.float().to(torch.float8_e4m3fn) for w in (tensors[3], tensors[5]))
+    return [*tensors[:9], torch.tensor(0.02), 0]
+
+
+def e4m3_difference(tensors) -> list:
+    """Root sum square of the difference to the reference, what is allowed, whether all is alike.
+
+    Hidden numbers near a tie may round to the other side.
+    """
+    found, plain, x = triton(*tensors), reference.mlp(*tensors, 1e-6, "gelu"), tensors[0]
+    like = found.dtype == x.dtype and found.shape == x.shape and found.is_contiguous()
+    difference, added = (a.double() - b.double() for a, b in ((found, plain), (plain, x)))
+    return [difference.norm().item(), 0.005 * added.norm().item(), like]
+
+
 def floating(*shape, dtype="float32", weights="float32", biases=True):
     """`arguments` with floating weights."""
     *rest, fc1, fc1_bias, fc2, fc2_bias, _, _, _, _ = arguments(
@@ -113,7 +134,12 @@ def promises(x, *tensors) -> dict:
 
 
 def compute() -> dict:
+    mend_e4m3()
     results = {}
+    if "e4m3" in QUANTISED:
+        results["e4m3"] = promises(*e4m3(9, 20, 33))
+        results |= {f"e4m3 {shape}": e4m3_difference(e4m3(*shape)) for shape in E4M3_SHAPES}
+        results["e4m3 float16"] = e4m3_difference(e4m3(7, 100, 130, dtype=torch.float16))
     for shape in SHAPES:
         for dtype in DTYPES:
             tensors = arguments(*shape, dtype=getattr(torch, dtype))
@@ -151,9 +177,11 @@ def test_equals_the_reference(computed, shape, dtype, activation):
     assert largest <= step
 
 
-def test_without_biases(computed):
-    largest, step, _ = computed["no biases"]
-    assert largest <= step
+@pytest.mark.parametrize("case", ["no biases", *E4M3_CASES])
+def test_without_biases_and_in_e4m3(computed, case):
+    difference, allowed, like = computed[case]
+    assert like
+    assert difference <= allowed
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -169,7 +197,7 @@ def test_floating_without_biases(computed):
     assert computed["floating without biases"]
 
 
-@pytest.mark.parametrize("weights", ["int8", "floating"])
+@pytest.mark.parametrize("weights", [*QUANTISED, "floating"])
 def test_a_row_does_not_depend_on_the_others(computed, weights):
     assert computed[weights]["one row"]
 
@@ -182,12 +210,12 @@ def test_stored_tiles_change_neither_the_result_nor_that(computed):
     assert computed["stored tiles"] == [True, True]
 
 
-@pytest.mark.parametrize("weights", ["int8", "floating"])
+@pytest.mark.parametrize("weights", [*QUANTISED, "floating"])
 def test_strides(computed, weights):
     assert computed[weights]["window"]
 
 
-@pytest.mark.parametrize("weights", ["int8", "floating"])
+@pytest.mark.parametrize("weights", [*QUANTISED, "floating"])
 @pytest.mark.parametrize("bad", ["nan", "inf"])
 def test_a_nan_fills_its_row_and_no_other(computed, weights, bad):
     assert computed[weights][bad]

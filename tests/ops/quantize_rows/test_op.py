@@ -18,6 +18,24 @@ def test_values_are_within_half_a_step(shape, dtype):
     assert (error <= 0.5001 * scale.double().unsqueeze(-1)).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_e4m3_values_are_within_half_a_step(dtype):
+    x = torch.randn(2, 3, 4, 19, generator=torch.Generator().manual_seed(1)).to(dtype)
+    x[0, 0, 0] = 0
+    x[1, 2, 3, 4] = torch.nan
+    q, scale = quantize_rows(x, torch.float8_e4m3fn)
+    assert (q.dtype, q.shape) == (torch.float8_e4m3fn, x.shape)
+    assert (scale.dtype, scale.shape) == (torch.float32, x.shape[:-1])
+    assert scale[0, 0, 0] == 1
+    assert scale[1, 2, 3].isnan()
+    assert q[1, 2, 3].float().isnan().all()
+    x[1, 2, 3] = 0
+    x, q, scale = (t.double().nan_to_num(0) for t in (x, q, scale))
+    assert q.abs().amax(-1).unique().tolist() == [0, 448]
+    error, scale = (q * scale.unsqueeze(-1) - x).abs(), scale.unsqueeze(-1)
+    assert (error <= 2**-4 * 1.0001 * x.abs() + 2**-10 * scale).all()
+
+
 def test_a_row_is_scaled_alone():
     x = torch.randn(6, 40) * 10.0 ** torch.arange(-3, 3)[:, None]
     q, scale = quantize_rows(x)
@@ -63,3 +81,10 @@ def test_a_wrong_argument_is_named(x, message):
         quantize_rows(x)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_another_dtype_is_refused():
+    with pytest.raises(
+        ValueError, match=r"dtype: expected torch.int8 or torch.float8_e4m3fn, got torch.uint8"
+    ):
+        quantize_rows(torch.zeros(3, 2), torch.uint8)

@@ -18,6 +18,20 @@ def test_scale_is_the_float32_quotient():
     assert torch.equal(scale, x.abs().amax(-1) / 127)
 
 
+def test_e4m3_has_three_bits_after_the_first_and_halves_go_to_the_even_neighbour():
+    x = torch.tensor([448.0, 17.0, 19.0, -17.0, 2**-9, 2**-10, 1.5 * 2**-9])
+    q, scale = reference.quantize_rows_fp8(x)
+    assert scale == 1
+    assert q.float().tolist() == [448, 16, 20, -16, 2**-9, 0, 2**-8]
+
+
+def test_e4m3_of_what_lies_outside_and_of_no_number():
+    y = torch.tensor([449.0, 1e9, -torch.inf, torch.nan])
+    found = reference.quantized(y, torch.float8_e4m3fn).float()
+    assert found[:3].tolist() == [448, 448, -448]
+    assert found[3].isnan()
+
+
 def test_int8_of_what_lies_outside_and_of_no_number():
     y = torch.tensor([127.4, 200.0, -128.0, float("inf"), -float("inf"), float("nan")])
     assert reference.to_int8(y).tolist() == [127, 127, -127, 127, -127, 0]

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from tests.ops.devices import DTYPES, on_device
+from tests.ops.devices import DTYPES, QUANTISED, on_device
+from tests.ops.interpreter import mend_e4m3
 from wxkernels import backends
 from wxkernels.ops import quantize_rows
 from wxkernels.ops.quantize_rows import reference
@@ -34,21 +35,26 @@ def special() -> dict[str, torch.Tensor]:
 
 
 def compute() -> dict:
-    @on_device
-    def triton(x):
-        with backends.use("triton"):
-            return quantize_rows(x)
+    mend_e4m3()
 
-    def same(x):
-        found = triton(x)
-        expected = reference.quantize_rows(x)
+    @on_device
+    def triton(x, dtype):
+        with backends.use("triton"):
+            return quantize_rows(x, dtype)
+
+    def same(x, dtype=torch.int8):
+        found = triton(x, dtype)
+        expected = reference.quantized_rows(x, dtype)
         return all(
-            a.dtype == b.dtype and a.is_contiguous() and torch.equal(a.nan_to_num(-1.0), b.nan_to_num(-1.0))
+            a.dtype == b.dtype
+            and a.is_contiguous()
+            and torch.equal(a.float().nan_to_num(-1), b.float().nan_to_num(-1))
             for a, b in zip(found, expected, strict=True)
         )
 
     results = {f"{d} {s}": same(rows(*s, dtype=getattr(torch, d))) for d in DTYPES for s in SHAPES}
-    results |= {name: same(x) for name, x in special().items()}
+    for kind, dtype in QUANTISED.items():
+        results |= {f"{name} to {kind}": same(x, dtype) for name, x in special().items()}
     whole = torch.full((9, 90), torch.nan)
     whole[2:8:2, 20:68] = rows(3, 48)
     results["window"] = same(whole[2:8:2, 20:68])
@@ -62,9 +68,10 @@ def test_equals_the_reference_bit_by_bit(computed, case):
     assert computed[case]
 
 
+@pytest.mark.parametrize("kind", QUANTISED)
 @pytest.mark.parametrize("case", special())
-def test_special_rows(computed, case):
-    assert computed[case]
+def test_special_rows(computed, case, kind):
+    assert computed[f"{case} to {kind}"]
 
 
 @pytest.mark.parametrize("layout", ["window", "transposed"])

@@ -17,6 +17,7 @@ CASES = {
         layer_norm.CASE,
         layer_norm.CASE_INT8,
         linear_int8.CASE,
+        linear_int8.CASE_FP8,
         mlp.CASE,
         patch_embed.CASE,
         patch_head.CASE,

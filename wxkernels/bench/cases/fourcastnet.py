@@ -15,8 +15,9 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from wxkernels import models
+from wxkernels import backends, models
 from wxkernels.bench.case import Case, Here
+from wxkernels.bench.cases import mlp as mlp_case
 from wxkernels.bench.cases.spectral_filter import flops as filter_flops
 from wxkernels.bench.engine import Call, Problem, Progress, Size, Variant, Work, option
 from wxkernels.bench.memory import footprint, in_fresh_process
@@ -34,6 +35,7 @@ PRECISIONS = {
     "fp32": (torch.float32, torch.float32),
     "bf16": (torch.bfloat16, torch.bfloat16),
     "int8": (torch.int8, torch.bfloat16),
+    "fp8": (torch.float8_e4m3fn, torch.bfloat16),
 }
 OURS = {f"patched-{precision}": precision for precision in PRECISIONS}
 #: What a profile can take apart; a compiled network has no parts.
@@ -49,7 +51,18 @@ OPS = {
 
 
 def ours(device: torch.device) -> Here:
-    return dict.fromkeys(OURS, _missing())
+    here: Here = dict.fromkeys(OURS, _missing())
+    here["patched-fp8"] = here["patched-fp8"] or _without_fp8(device)
+    return here
+
+
+def _without_fp8(device: torch.device) -> str | None:
+    """Why PyTorch would compute the e4m3 MLPs of a patched network."""
+    if reason := mlp_case.ours(device)["triton-fp8"]:
+        return f"its MLPs have no kernel here: {reason}"
+    if not backends.has_gpu_kernel("mlp", device):
+        return "the tests of the kernel of its MLPs have no record here (ci/gpu.sh)"
+    return None
 
 
 def peers(device: torch.device) -> Here:
@@ -132,7 +145,7 @@ def work(size: Size, precision: str) -> dict[str, Work]:
     fields, tokens = 4.0 * size.batch * channels * H * W, 4.0 * size.batch * h * w * dim
     patches = 2.0 * size.batch * h * w * channels * p**2 * dim
     weights = channels * p**2 * dim * other.itemsize
-    positions = h * w * dim * (1 if precision == "int8" else other.itemsize)
+    positions = h * w * dim * (1 if mlp.itemsize == 1 else other.itemsize)
     filters = filter_flops(size.batch, h, w, dim, nb, other)
     return {
         EMBEDDING: Work({other: patches}, fields + weights + positions + tokens),
@@ -225,7 +238,7 @@ def _afnonet() -> ModuleType:
 def _patched(network: nn.Module, precision: str, state: Tensor) -> Call:
     """Every layer in `precision`: a pattern keeps the search from moving some to a finer one."""
     network = copy.deepcopy(network)
-    calibration = [state[:1]] if precision == "int8" else None
+    calibration = [state[:1]] if precision in ("int8", "fp8") else None
     patch(network, precision={"*": "same" if precision == "fp32" else precision}, calibration=calibration)
     return lambda tensors: network(*tensors)
 

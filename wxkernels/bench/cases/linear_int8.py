@@ -1,13 +1,14 @@
-"""The int8 linear layers of FourCastNet's MLP against PyTorch's integer product and its bfloat16 layers.
+"""The int8 and e4m3 linear layers of FourCastNet's MLP against PyTorch's products of those and of bfloat16.
 
 fc1, where N > K: int8 rows with a scale each -> GELU -> int8 by one scale. fc2: int8 rows -> + residual,
 float32. PyTorch's: `int_mm` is torch._int_mm (cuBLASLt on a GPU) and nothing else, not even the scales;
 `eager` and `compiled` are int_mm with the epilogue; `bf16` is the layer with GELU or residual in bfloat16;
 `onednn` is the fused layer that torch.compile makes of a network quantised with the X86 quantizer, for it x
-is uint8 already; `fp8` is torch._scaled_mm, rows scaled, with GELU or residual in bfloat16.
+is uint8 already; `fp8` is torch._scaled_mm, rows scaled, with GELU or residual in bfloat16. The e4m3 layers
+get the rows of `fp8`; their hidden layer is e4m3 by one scale.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from wxkernels import ops
 from wxkernels.bench.case import Case, Here, compiled, implementations, on_backend
 from wxkernels.bench.engine import Call, Problem, Size, Variant, Work
 from wxkernels.bench.models import MODELS
+from wxkernels.ops.linear_fp8 import OP as OP_FP8
 from wxkernels.ops.linear_int8 import OP
 
 PYTORCH = ("int_mm", "eager", "compiled", "bf16", "onednn")
@@ -33,6 +35,16 @@ def ours(device: torch.device) -> Here:
     return implementations(OP, q, q, row, row, row, x, scalar)
 
 
+def ours_fp8(device: torch.device) -> Here:
+    x, row, scalar = (torch.zeros(s, device=device) for s in ((8, 8), (8,), ()))
+    q = x.to(FP8)
+    return implementations(OP_FP8, q, q, row, row, row, x, scalar)
+
+
+def peers_fp8(device: torch.device) -> Here:
+    return {name: reason for name, reason in peers(device).items() if name in ("bf16", "fp8")}
+
+
 def peers(device: torch.device) -> Here:
     here: Here = dict.fromkeys((*PYTORCH, "fp8"))
     if device.type != "cpu":
@@ -44,7 +56,7 @@ def peers(device: torch.device) -> Here:
     return here
 
 
-def problem(size: Size, names: Sequence[str]) -> Problem:
+def problem(op: str, size: Size, names: Sequence[str]) -> Problem:
     M, K, N = size.batch * size.shape[0], size.shape[1], size.shape[2]
     expands = N > K
     generator = torch.Generator().manual_seed(0)
@@ -70,12 +82,16 @@ def problem(size: Size, names: Sequence[str]) -> Problem:
         elif name in PYTORCH:
             work = _work(M, K, N, torch.int8)
             variants.append(Variant(name, partial(_product, name, expands), work, "pytorch", finish))
+        elif op == "linear_fp8":
+            build = partial(on_backend, name, partial(_ours_fp8, expands))
+            adapt = partial(_fp8_inputs, torch.float32)
+            variants.append(Variant(name, build, _work(M, K, N, FP8), "ours", finish, adapt))
         else:
             build = partial(on_backend, name, partial(_ours, expands))
             variants.append(Variant(name, build, _work(M, K, N, torch.int8), "ours", finish))
     return Problem(
-        case="linear_int8",
-        op="linear_int8",
+        case=op,
+        op=op,
         size=size,
         shape=(M, K, N),
         sample=sample,
@@ -85,10 +101,10 @@ def problem(size: Size, names: Sequence[str]) -> Problem:
 
 
 def _work(M: int, K: int, N: int, dtype: torch.dtype) -> Work:
-    """Of products in `dtype`; without int8 the hidden layer is bfloat16."""
+    """Of products in `dtype`; without int8 or e4m3 the hidden layer is bfloat16."""
     out = M * N * (4 + 4)  # float32 residual read, result written
     if N > K:
-        out = M * N * (1 if dtype == torch.int8 else 2)
+        out = M * N * dtype.itemsize
     return Work({dtype: 2.0 * M * N * K}, dtype.itemsize * (M * K + N * K) + 8 * N + 4 * M + out)
 
 
@@ -97,6 +113,13 @@ def _ours(expands: bool, *tensors: Tensor) -> Tensor:
     if expands:
         return ops.linear_int8(*layer, x_scale=x_scale, activation="gelu", out_scale=last)
     return ops.linear_int8(*layer, x_scale=x_scale, residual=last)
+
+
+def _ours_fp8(expands: bool, *tensors: Tensor) -> Tensor:
+    x, x_scale, w, w_scale, bias, last = tensors
+    if expands:
+        return ops.linear_fp8(x, w, w_scale, bias, x_scale=x_scale, activation="gelu", out_scale=last)
+    return ops.linear_fp8(x, w, w_scale, bias, x_scale=x_scale, residual=last)
 
 
 def _int_mm(x: Tensor, weight: Tensor, *others: Tensor) -> Tensor:
@@ -170,11 +193,11 @@ def _bf16_inputs(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [(x * X_SCALE).bfloat16(), (weight * weight_scale[:, None]).bfloat16(), bias.bfloat16(), last]
 
 
-def _fp8_inputs(tensors: Sequence[Tensor]) -> list[Tensor]:
+def _fp8_inputs(bias_dtype: torch.dtype, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Rows with a scale each, of x as a dynamic quantisation gives them."""
     x, weight, weight_scale, bias, _, last = tensors
     rows = (_fp8_rows(t) for t in (x * X_SCALE, weight * weight_scale[:, None]))
-    return [*(t for pair in rows for t in pair), bias.bfloat16(), last]
+    return [*(t for pair in rows for t in pair), bias.to(bias_dtype), last]
 
 
 def _fp8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,7 +216,7 @@ def _finished(expands: bool, product: bool, result: Any, tensors: Sequence[Tenso
     """The layer's value of a result: the epilogue of a mere product, integers times their scale."""
     if product:
         result = _epilogue(expands, result, *tensors)
-    return result * tensors[5] if result.dtype == torch.int8 else result
+    return result.float() * tensors[5] if result.dtype.itemsize == 1 else result
 
 
 def _exact(expands: bool, tensors: Sequence[Tensor]) -> Tensor:
@@ -203,24 +226,36 @@ def _exact(expands: bool, tensors: Sequence[Tensor]) -> Tensor:
 
 
 #: What is not called on the int8 input: how it is built, what it takes, the dtype of its products.
-_OTHERS = {
+_OTHERS: dict[str, tuple[Callable[[bool], Call], Callable[..., list[Tensor]], torch.dtype]] = {
     "bf16": (_bf16, _bf16_inputs, torch.bfloat16),
-    "fp8": (_fp8, _fp8_inputs, FP8),
+    "fp8": (_fp8, partial(_fp8_inputs, torch.bfloat16), FP8),
     "onednn": (_onednn, _onednn_inputs, torch.int8),
 }
 
+_SHAPES = {
+    f"{name}:{layer}": shape
+    for name, m in MODELS.items()
+    for layer, shape in (("fc1", (m.rows, m.dim, m.hidden)), ("fc2", (m.rows, m.hidden, m.dim)))
+}
 CASE = Case(
     name="linear_int8",
     summary="the int8 layers of the MLP: N > K is fc1 (GELU, int8 out), else fc2 (residual)",
     axes="M x K x N",
-    shapes={
-        f"{name}:{layer}": shape
-        for name, m in MODELS.items()
-        for layer, shape in (("fc1", (m.rows, m.dim, m.hidden)), ("fc2", (m.rows, m.hidden, m.dim)))
-    },
+    shapes=_SHAPES,
     dtypes=(torch.int8,),
     ours=ours,
     peers=peers,
-    problem=problem,
+    problem=partial(problem, "linear_int8"),
     baselines=("int_mm",),
+)
+CASE_FP8 = Case(
+    name="linear_fp8",
+    summary="the same in e4m3",
+    axes="M x K x N",
+    shapes=_SHAPES,
+    dtypes=(FP8,),
+    ours=ours_fp8,
+    peers=peers_fp8,
+    problem=partial(problem, "linear_fp8"),
+    baselines=("bf16",),
 )

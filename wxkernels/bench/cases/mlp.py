@@ -13,9 +13,9 @@ from wxkernels.bench.case import Case, Here, all_in, compiled, implementations, 
 from wxkernels.bench.engine import Call, Problem, Size, Variant, Work
 from wxkernels.bench.models import MODELS
 from wxkernels.ops.mlp import OP
-from wxkernels.quantization.scheme import hidden_code
+from wxkernels.quantization.scheme import hidden_code, hidden_scale_fp8
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
 PYTORCH = ("eager", "compiled", "eager-bf16", "compiled-bf16")
 EPS = 1e-6
 
@@ -25,7 +25,7 @@ def ours(device: torch.device) -> Here:
     x, row, scalar = (torch.zeros(s, device=device) for s in ((2, 2), (2,), ()))
     for name, dtype in PRECISIONS.items():
         weight = x.to(dtype)
-        scales = (row, row, scalar) if name == "int8" else (None, None, None)
+        scales = (row, row, scalar) if dtype.itemsize == 1 else (None, None, None)
         found = implementations(OP, x, row, row, weight, row, weight, row, *scales)
         here |= {f"{backend}-{name}": reason for backend, reason in found.items()}
     return here
@@ -89,12 +89,14 @@ def _plain(compile: bool) -> Call:
 
 
 def _ours(backend: str, precision: str, calibration: Sequence[Tensor]) -> Call:
-    """Our op; the hidden layer in int8 from the least to the largest value of `calibration`."""
+    """Our op; the hidden layer in one byte by the least and the largest value of `calibration`."""
     options: dict[str, Any] = {}
-    if precision == "int8":
+    if PRECISIONS[precision].itemsize == 1:
         x, norm_weight, norm_bias, w1, b1, *_ = calibration
         hidden = F.gelu(F.linear(F.layer_norm(x, norm_weight.shape, norm_weight, norm_bias, EPS), w1, b1))
-        scale, options["hidden_offset"] = hidden_code(hidden.min().item(), hidden.max().item())
+        scale = hidden_scale_fp8(hidden.max().item())
+        if precision == "int8":
+            scale, options["hidden_offset"] = hidden_code(hidden.min().item(), hidden.max().item())
         options["hidden_scale"] = torch.tensor(scale, device=x.device)
 
     def call(
@@ -115,12 +117,12 @@ def _ours(backend: str, precision: str, calibration: Sequence[Tensor]) -> Call:
 
 
 def _weights_in(precision: str, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """What our op takes: the weights of the layers in `precision`; in int8 their scales, too."""
+    """What our op takes: the weights of the layers in `precision`; in one byte their scales, too."""
     x, norm_weight, norm_bias, w1, b1, w2, b2 = tensors
-    if precision == "int8":
-        (w1, scale1), (w2, scale2) = ops.quantize_rows(w1), ops.quantize_rows(w2)
-        return [x, norm_weight, norm_bias, w1, b1, w2, b2, scale1, scale2]
     dtype = PRECISIONS[precision]
+    if dtype.itemsize == 1:
+        (w1, scale1), (w2, scale2) = ops.quantize_rows(w1, dtype), ops.quantize_rows(w2, dtype)
+        return [x, norm_weight, norm_bias, w1, b1, w2, b2, scale1, scale2]
     return [x, norm_weight, norm_bias, w1.to(dtype), b1, w2.to(dtype), b2]
 
 

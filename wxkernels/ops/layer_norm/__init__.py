@@ -10,7 +10,7 @@ from wxkernels.ops.layer_norm import native, reference, triton
 
 IMPLEMENTATIONS = {"native": native, "triton": triton, "reference": reference}
 OP = backends.Op("layer_norm", IMPLEMENTATIONS)
-OP_INT8 = backends.Op("layer_norm_int8", IMPLEMENTATIONS)
+OP_INT8 = backends.Op("layer_norm_int8", IMPLEMENTATIONS, "layer_norm")
 
 
 def layer_norm(

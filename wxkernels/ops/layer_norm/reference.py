@@ -1,10 +1,11 @@
 """The specification of the layer norm in plain PyTorch. Every other backend is held to it."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from wxkernels.ops._reference import sum_dtype
-from wxkernels.ops.quantize_rows.reference import quantize_rows
+from wxkernels.ops.quantize_rows.reference import quantized_rows
 
 
 def unavailable() -> str | None:
@@ -26,7 +27,14 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Te
 
 def layer_norm_int8(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
     """`quantize_rows` of the same y before it is rounded to x's dtype: q int8 like x, scale x.shape[:-1]."""
-    q, scale = quantize_rows(normalized(x, weight, bias, eps))
+    return layer_norm_rows(x, weight, bias, eps, torch.int8)
+
+
+def layer_norm_rows(
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The same in int8 or e4m3."""
+    q, scale = quantized_rows(normalized(x, weight, bias, eps), dtype)
     return q.contiguous(), scale.contiguous()
 
 

@@ -26,7 +26,14 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Te
 
 def layer_norm_int8(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
     """`reference.layer_norm_int8`, in one launch."""
-    q = torch.empty(x.shape, dtype=torch.int8, device=x.device)
+    return layer_norm_rows(x, weight, bias, eps, torch.int8)
+
+
+def layer_norm_rows(
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """`reference.layer_norm_rows`, in one launch."""
+    q = torch.empty(x.shape, dtype=dtype, device=x.device)
     scale = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
     _triton.run([launch(x, weight, bias, q, scale, eps, _triton.Target.of(x.device))], x.device)
     return q, scale
@@ -41,7 +48,7 @@ def launch(
     eps: float,
     target: _triton.Target,
 ) -> _triton.Launch:
-    """The launch that writes y, int8 where there is a scale; y and scale contiguous."""
+    """The launch that writes y, int8 or e4m3 where there is a scale; y and scale contiguous."""
     x = _triton.rows(x)
     M, C = x.shape
     tiles = rows.Tiles.of(target, C, ("BLOCK_M", "BLOCK_C"))

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from wxkernels.ops.quantize_rows.triton_kernels import int8_rows
+from wxkernels.ops.quantize_rows.triton_kernels import quantized_rows
 
 
 @triton.jit
@@ -11,7 +11,7 @@ def layer_norm(
     x,  # (M, C), last stride 1, row stride x_stride
     weight,  # (C,) float32
     bias,  # (C,) float32, or None
-    y,  # (M, C), contiguous; int8 where there is a scale
+    y,  # (M, C), contiguous; int8 or e4m3 where there is a scale
     scale,  # (M,) float32, or None
     eps,
     M,
@@ -34,7 +34,7 @@ def layer_norm(
     if bias is not None:
         tile += tl.load(bias + c[None, :], mask=inside_c[None, :], other=0.0)
     if scale is not None:
-        tile, row_scale = int8_rows(tile)
+        tile, row_scale = quantized_rows(tile, y.dtype.element_ty)
         tl.store(scale + m0 + m, row_scale, mask=inside_m)
     y += m0.to(tl.int64) * C
     tl.store(y + m[:, None] * C + c[None, :], tile.to(y.dtype.element_ty), mask=inside)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wxkernels.ops._reference import ACTIVATIONS
+from wxkernels.ops._linear.reference import epilogue, epilogue_dtype
 from wxkernels.ops.quantize_rows.reference import quantize_rows, to_int8
 
 #: Terms of a product whose sum is exact in float32: 1024 * 128 * 128 = 2^24.
@@ -48,21 +48,13 @@ def linear_int8(
     Offsets, which the op has none of and the MLP has: x - x_offset in the place of x, y / out_scale +
     out_offset in that of y / out_scale.
     """
-    dtypes = (x.dtype, out_dtype, None if residual is None else residual.dtype)
-    dtype = torch.float64 if torch.float64 in dtypes else torch.float32
+    dtype = epilogue_dtype(x, residual, out_dtype)
     if x_scale is None:
         x, x_scale = quantize_rows(x)
-    if x_scale.dim() > 0:
-        x_scale = x_scale.unsqueeze(-1)
     total = product(x, weight)
     if x_offset != 0:
         total = total - x_offset * weight.sum(-1, dtype=torch.int32)
-    y = total.to(dtype) * (x_scale.to(dtype) * weight_scale.to(dtype))
-    if bias is not None:
-        y = y + bias.to(dtype)
-    y = ACTIVATIONS[activation](y)
-    if residual is not None:
-        y = y + residual.to(dtype)
+    y = epilogue(total.to(dtype), x_scale, weight_scale, bias, activation, residual)
     if out_scale is not None:
         return to_int8(y / out_scale.to(dtype) + out_offset).contiguous()
     return y.to(out_dtype).contiguous()

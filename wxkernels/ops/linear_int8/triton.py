@@ -10,8 +10,8 @@ Held to the reference in Triton's interpreter and compiled ahead of time by ci/a
 import torch
 from torch import Tensor
 
-from wxkernels import _native
 from wxkernels.ops import _triton
+from wxkernels.ops._linear import triton as _linear
 from wxkernels.ops.quantize_rows import triton as rows
 
 unavailable = _triton.unavailable
@@ -43,12 +43,7 @@ def unsupported(
     residual: Tensor | None,
     out_scale: Tensor | None,
 ) -> str | None:
-    M, N = x.numel() // x.shape[-1], len(weight)
-    if M > rows.MAX_ROWS or N > _triton.MAX_STRIDE:
-        return f"at {M} rows of x and {N} of weight an offset passes 32 bits"
-    if x.dtype != torch.int8 and (reason := rows.unsupported(x)):
-        return reason
-    return _triton.unsupported(residual=residual) or _triton.unsupported_device(x)
+    return _linear.unsupported(x, weight, residual)
 
 
 def linear_int8(
@@ -92,37 +87,19 @@ def launch(
     out_offset: int = 0,
 ) -> _triton.Launch:
     """The launch that writes y, contiguous, from int8 x; start (N,) int32 is what its sums begin with."""
-    x, weight = _pieces(_triton.rows(x)), _pieces(weight.contiguous())
-    residual = None if residual is None else _triton.rows(residual)
-    (M, K), N = x.shape, len(weight)
-    tiles = Tiles.of(target, M, N)
-    arguments = {
-        "x": x,
-        "x_scale": _native.float32(x_scale),
-        "weight": weight,
-        "weight_scale": _native.float32(weight_scale),
-        "bias": _native.float32(bias),
-        "residual": residual,
-        "out_scale": _native.float32(out_scale),
-        "start": start,
-        "out_offset": float(out_offset),
-        "y": y,
-        "M": M,
-        "N": N,
-        "K": K,
-        "x_stride": x.stride(0),
-        "x_scale_stride": 0 if x_scale.dim() == 0 else 1,
-        "r_stride": 0 if residual is None else residual.stride(0),
-    }
-    extents, constants = {"BLOCK_M": M, "BLOCK_N": N}, {"ACTIVATION": activation}
-    return _triton.Launch("linear_int8", "linear_int8", extents, ("N", "K"), arguments, constants, tiles)
-
-
-def _pieces(x: Tensor) -> Tensor:
-    """x (rows, K) int8 with each row in whole 16-byte pieces, as fast loads want them.
-
-    Zeros behind K add nothing to a product. A copy, where K, the stride or the address is not a multiple.
-    """
-    if x.shape[1] % 16 or x.stride(0) % 16 or x.data_ptr() % 16:
-        return torch.nn.functional.pad(x, (0, -x.shape[1] % 16))
-    return x
+    x = _triton.rows(x)
+    return _linear.launch(
+        x,
+        weight.contiguous(),
+        bias,
+        residual,
+        y,
+        activation,
+        target,
+        Tiles.of(target, len(x), len(weight)),
+        x_scale=x_scale,
+        weight_scale=weight_scale,
+        out_scale=out_scale,
+        start=start,
+        out_offset=out_offset,
+    )

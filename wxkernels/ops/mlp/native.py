@@ -22,6 +22,8 @@ def unsupported(
     fc2_scale: Tensor | None,
     hidden_scale: Tensor | None,
 ) -> str | None:
+    if fc1_weight.dtype == torch.float8_e4m3fn:
+        return "it has no products of e4m3"
     return _native.unsupported("x", x)
 
 

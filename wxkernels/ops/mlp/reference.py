@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from wxkernels.ops._reference import ACTIVATIONS, linear
-from wxkernels.ops.layer_norm.reference import layer_norm_int8, normalized
+from wxkernels.ops.layer_norm.reference import layer_norm_int8, layer_norm_rows, normalized
+from wxkernels.ops.linear_fp8.reference import linear_fp8
 from wxkernels.ops.linear_int8.reference import linear_int8
 
 
@@ -48,12 +49,18 @@ def mlp(
     quantised (`layer_norm_int8`), the hidden layer is h = hidden_scale (q - z) with z = hidden_offset and
     q = clamp(round_half_even(act / hidden_scale + z), -127, 127); fc2 is exact in integers up to the scales:
     sum_k (q_k - z) w_kn = sum_k q_k w_kn - z sum_k w_kn.
+    e4m3 weights: as int8, with h = hidden_scale q, q = e4m3(act / hidden_scale), beyond 448 as 448.
     A row of x with a NaN or an infinity gives a row of NaN. Differentiable with floating weights.
     """
     if fc1_scale is None or fc2_scale is None or hidden_scale is None:
         n = normalized(x, norm_weight, norm_bias, eps)
         hidden = ACTIVATIONS[activation](linear(n, fc1_weight, fc1_bias))
         return (x + linear(hidden, fc2_weight, fc2_bias)).to(x.dtype).contiguous()
+    if fc1_weight.dtype == torch.float8_e4m3fn:
+        n, n_scale = layer_norm_rows(x, norm_weight, norm_bias, eps, fc1_weight.dtype)
+        layer = n, fc1_weight, fc1_scale, fc1_bias, n_scale, None, hidden_scale
+        hidden = linear_fp8(*layer, activation, fc1_weight.dtype)
+        return linear_fp8(hidden, fc2_weight, fc2_scale, fc2_bias, hidden_scale, x, None, "none", x.dtype)
     q, scale = layer_norm_int8(x, norm_weight, norm_bias, eps)
     hidden = linear_int8(
         q,

@@ -15,10 +15,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from wxkernels import _native
 from wxkernels.ops import _triton
+from wxkernels.ops._linear import triton as _linear
 from wxkernels.ops._triton import Launch, Target
 from wxkernels.ops.layer_norm import triton as norm
+from wxkernels.ops.linear_fp8.triton import linear_fp8
 from wxkernels.ops.linear_int8.triton import linear_int8
 
 unavailable = _triton.unavailable
@@ -55,11 +56,13 @@ def unsupported(
     fc2_scale: Tensor | None,
     hidden_scale: Tensor | None,
 ) -> str | None:
-    if fc1_weight.dtype != torch.int8 and (reason := _triton.unsupported(fc1_weight=fc1_weight)):
+    if fc1_scale is None and (reason := _triton.unsupported(fc1_weight=fc1_weight)):
         return reason
     if len(fc1_weight) > _triton.MAX_STRIDE:
         return f"at a hidden layer of {len(fc1_weight)} an offset passes 32 bits"
-    return norm.unsupported(x, norm_weight, norm_bias)
+    if reason := norm.unsupported(x, norm_weight, norm_bias):
+        return reason
+    return _triton.unsupported_e4m3(x) if fc1_weight.dtype == torch.float8_e4m3fn else None
 
 
 def mlp(
@@ -87,6 +90,11 @@ def mlp(
         layers = norm_weight, norm_bias, fc1_weight, fc1_bias, fc2_weight, fc2_bias
         _triton.run(launches(x, *layers, y, eps, activation, Target.of(x.device)), x.device)
         return y
+    if fc1_weight.dtype == torch.float8_e4m3fn:
+        n, n_scale = norm.layer_norm_rows(x, norm_weight, norm_bias, eps, fc1_weight.dtype)
+        layer = n, fc1_weight, fc1_scale, fc1_bias, n_scale, None, hidden_scale
+        hidden = linear_fp8(*layer, activation, fc1_weight.dtype)
+        return linear_fp8(hidden, fc2_weight, fc2_scale, fc2_bias, hidden_scale, x, None, "none", x.dtype)
     q, scale = norm.layer_norm_int8(x, norm_weight, norm_bias, eps)
     hidden = linear_int8(
         q,
@@ -136,34 +144,10 @@ def launches(
     n = torch.empty(x.shape, dtype=fc1_weight.dtype, device=x.device)
     hidden = torch.empty(len(x), len(fc1_weight), dtype=n.dtype, device=x.device)
     yield norm.launch(x, norm_weight, norm_bias, n, None, eps, target)
-    yield _linear(n, fc1_weight, fc1_bias, None, hidden, activation, target)
-    yield _linear(hidden, fc2_weight, fc2_bias, x, y, "none", target)
-
-
-def _linear(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    y: Tensor,
-    activation: str,
-    target: Target,
-) -> Launch:
-    """y = act(x @ weight.T + bias) + residual for x (M, K), weight (N, K) of its dtype, and y, contiguous."""
-    (M, K), N = x.shape, len(weight)
-    tiles = Tiles.of(target, x.dtype, N, whole=N % 16 == K % 16 == 0)
-    arguments = {
-        "x": x,
-        "weight": weight,
-        "bias": _native.float32(bias),
-        "residual": residual,
-        "y": y,
-        "M": M,
-        "N": N,
-        "K": K,
-        "x_stride": x.stride(0),
-        "r_stride": 0 if residual is None else residual.stride(0),
-    }
-    extents = {"BLOCK_M": M, "BLOCK_N": N}
-    constants = {"ACTIVATION": activation, "PRECISION": target.float32}
-    return Launch("mlp", "linear", extents, ("N", "K"), arguments, constants, tiles)
+    for operand, weight, bias, residual, out, act in (
+        (n, fc1_weight, fc1_bias, None, hidden, activation),
+        (hidden, fc2_weight, fc2_bias, x, y, "none"),
+    ):
+        N, K = weight.shape
+        tiles = Tiles.of(target, operand.dtype, N, whole=N % 16 == K % 16 == 0)
+        yield _linear.launch(operand, weight, bias, residual, out, act, target, tiles)

@@ -1,4 +1,4 @@
-"""Triton backend of int8 rows (CUDA, ROCm): a row stays in registers between its maximum and its rounding.
+"""Triton backend of int8 and e4m3 rows (CUDA, ROCm): a row stays in registers from maximum to rounding.
 
 Held to the reference in Triton's interpreter and compiled ahead of time by ci/aot.py; not run on a GPU.
 """
@@ -36,7 +36,16 @@ def unsupported(x: Tensor) -> str | None:
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """`reference.quantize_rows` on a GPU, or with TRITON_INTERPRET=1, for tests, on a CPU."""
-    q = torch.empty(x.shape, dtype=torch.int8, device=x.device)
+    return _quantized_rows(x, torch.int8)
+
+
+def quantize_rows_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`reference.quantize_rows_fp8`."""
+    return _quantized_rows(x, torch.float8_e4m3fn)
+
+
+def _quantized_rows(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    q = torch.empty(x.shape, dtype=dtype, device=x.device)
     scale = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
     _triton.run([launch(x, q, scale, _triton.Target.of(x.device))], x.device)
     return q, scale
