@@ -28,9 +28,10 @@ SMALL = [
     ("patch_head", (8, 12, 3, 4, 6, 10), torch.float32),
 ]
 #: Where the quick shape is a layer's.
-QUICK_OF = {"linear_int8": "small:fc1"}
+QUICK_OF = {"linear_int8": "small:fc1", "linear_fp8": "small:fc1"}
 #: Errors relative to the largest value: half a step of int8 is 1/254 of the largest, bfloat16's 1/256.
 INT8, BF16, FP32 = 0.02, 0.02, 1e-5
+FP8 = torch.float8_e4m3fn
 
 
 def size(shape, dtype=torch.float32, batch=2):
@@ -81,6 +82,7 @@ def test_the_fp8_layer_is_held_to_the_others(shape):
     assert "capability 9.0" in linear_int8.CASE.peers(CPU)["fp8"]
     found = errors(linear_int8.CASE, size(shape, torch.int8, 1), ["fp8", "bf16"])
     assert found["bf16"] < found["fp8"] < 0.1  # three bits of mantissa
+    assert errors(linear_int8.CASE_FP8, size(shape, FP8, 1), ["reference"])["reference"] < 0.1
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

@@ -84,7 +84,8 @@ def test_every_case_runs_quickly_and_without_errors(tmp_path, case):
     results = read(tmp_path / "a.json")
     assert {row.case for row in results.times} == {case}
     assert {row.model.partition(":")[0] for row in results.times} == {"small"}
-    assert {row.kind for row in results.times} == {"ours", "pytorch"}
+    ours = set() if case == "linear_fp8" else {"ours"}  # whose kernels are for GPUs
+    assert {row.kind for row in results.times} == {"pytorch", *ours}
     assert results.failed == []
     for row in results.times:
         assert row.error < (2e-2 if row.precision != "float32" or "int8" in row.case else 2e-6), row

@@ -102,7 +102,7 @@ def test_without_arguments_it_is_the_shipped_model(tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["TUTORIAL", "--keep", "blocks.9.*=bf16"], "'blocks.9.*' fits none of the layers patch_embed,"),
-        (["TUTORIAL", "--keep", "head"], "--keep: expected PATTERN=fp32, =bf16 or =int8, got 'head'"),
+        (["TUTORIAL", "--keep", "head"], "--keep: expected PATTERN=fp32, =bf16, =int8 or =fp8, got 'head'"),
         (["TUTORIAL", "--keep", "head=int4"], "--keep: expected PATTERN=fp32"),
         (
             ["TUTORIAL", "-o", "nowhere/a.safetensors"],

@@ -62,7 +62,7 @@ def test_result_report_and_size(network, x, precision, largest):
 
     error = (network(x) - expected).square().mean().sqrt()
     assert 0 < error < largest * scale
-    assert 0 < report.error < 0.02
+    assert 0 < report.error < (0.06 if precision == "fp8" else 0.02)
     for row in report.replaced:
         assert 100 * row.errors.ours < row.errors.rounded < largest
     assert report.size_before == sum(p.nbytes for p in network.parameters())
@@ -131,7 +131,7 @@ def test_the_search_moves_layers_to_a_finer_precision(network, x, monkeypatch):
 @pytest.mark.parametrize(
     ("precision", "calibration", "expected"),
     [
-        ("fp8", None, "precision: expected 'same', 'bf16', 'int8' or a dict .* got 'fp8'"),
+        ("fp4", None, "precision: expected 'same', 'bf16', 'int8', 'fp8' or a dict .* got 'fp4'"),
         ({"*": "half"}, None, "got 'half'"),
         (None, None, "got None"),
         ({"blocks.7.*": "bf16"}, None, r"'blocks.7.\*' fits none of the layers patch_embed, pos_embed, head"),

@@ -257,7 +257,7 @@ def test_any_weights_are_quantised_within_the_budget(seed, scale, spread):
 def test_bad_arguments_are_named():
     net, xs = small(), states(1)
     for change, message in [
-        ({"precision": "int4"}, "precision: expected one of fp32, bf16, int8, got 'int4'"),
+        ({"precision": "int4"}, "precision: expected one of fp32, bf16, int8, fp8, got 'int4'"),
         ({"overrides": {"head": "half"}}, r"overrides\['head'\]: expected one of .*, got 'half'"),
         ({"overrides": {"blocks.7.*": "bf16"}}, r"overrides: 'blocks\.7\.\*' fits none of the layers patch_"),
         ({"states": []}, "states: expected at least one to calibrate int8 on, got none"),

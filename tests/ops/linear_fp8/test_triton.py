@@ -25,8 +25,7 @@ EPILOGUES = list(
     itertools.product(
         ("float16", "e4m3", "e4m3, one scale"),
         ("none", "gelu"),
-        (True, False),  # bias
-        (True, False),  # residual
+        ("bias", "residual"),
         ("float32", "e4m3"),
     )
 )
@@ -62,14 +61,14 @@ def whole_numbers(M, K, N) -> bool:
     return found.dtype == torch.float32 and torch.equal(found, (x @ weight.T).float())
 
 
-def epilogue(x_kind, activation, with_bias, with_residual, out) -> list:
+def epilogue(x_kind, activation, added, out) -> list:
     """Largest error, and what is allowed; of e4m3 results how many steps they are apart, and how many."""
     x, x_scale, weight, weight_scale, bias = arguments(5, 140, 19)
     x_scale = x_scale[2] if x_kind == "e4m3, one scale" else x_scale
     if x_kind == "float16":
         x, x_scale = (x.float() * x_scale[:, None]).half(), None
-    bias = bias if with_bias else None
-    residual = torch.linspace(-2, 2, 5 * 19).view(5, 19).half() if with_residual else None
+    bias = bias if added == "bias" else None
+    residual = torch.linspace(-2, 2, 5 * 19).view(5, 19).half() if added == "residual" else None
     out_scale = torch.tensor([0.02]) if out == "e4m3" else None
     out_dtype = E4M3 if out == "e4m3" else torch.float32
     options = {"x_scale": x_scale, "residual": residual, "out_scale": out_scale, "out_dtype": out_dtype}
