@@ -3,8 +3,23 @@ import importlib.util
 import pytest
 
 from tests.ops.devices import DEVICES
-from tests.ops.process import computed_on
+from tests.ops.process import computing, stop
 from wxkernels import _native, backends
+
+
+def pytest_collection_finish(session):
+    """The interpreter works beside the tests that come before its own."""
+    shared = hasattr(session.config, "workerinput")  # by xdist: the modules of this worker are not known
+    if shared or session.config.option.collectonly or importlib.util.find_spec("triton") is None:
+        return
+    for item in session.items:
+        of_triton = item.path.name == "test_triton.py" and "computed" in item.fixturenames
+        if of_triton and not item.get_closest_marker("gpu"):
+            computing("cpu", item.module.__name__)
+
+
+def pytest_sessionfinish():
+    stop()
 
 
 @pytest.fixture(params=_native.core.isas() if _native.core is not None else [])
@@ -21,7 +36,7 @@ def computed(request):
         pytest.skip("Triton's interpreter gets bfloat16 wrong")
     if importlib.util.find_spec("triton") is None:
         pytest.skip("triton is not installed")
-    return computed_on(request.param, request.module.__name__)
+    return computing(request.param, request.module.__name__).result()
 
 
 @pytest.fixture
@@ -29,4 +44,4 @@ def interpreted(request):
     """Of the test file, in the interpreter alone."""
     if importlib.util.find_spec("triton") is None:
         pytest.skip("triton is not installed")
-    return computed_on("cpu", request.module.__name__)
+    return computing("cpu", request.module.__name__).result()

@@ -2,22 +2,27 @@
 
 import os
 import warnings
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from functools import cache
 from importlib import import_module
 from multiprocessing import get_context
 
-
-@cache
-def computed_on(device: str, module: str) -> dict:
-    """What `compute` of a test module returns."""
-    return _process(device).submit(_compute, module).result()
+#: By device, one for all modules: to import what they need takes seconds.
+_processes: dict[str, ProcessPoolExecutor] = {}
 
 
 @cache
-def _process(device: str) -> ProcessPoolExecutor:
-    """One for all modules: to import what they need takes seconds."""
-    return ProcessPoolExecutor(1, get_context("spawn"), _prepare, (device,))
+def computing(device: str, module: str) -> Future[dict]:
+    """What `compute` of a test module returns, in its turn."""
+    if device not in _processes:
+        _processes[device] = ProcessPoolExecutor(1, get_context("spawn"), _prepare, (device,))
+    return _processes[device].submit(_compute, module)
+
+
+def stop() -> None:
+    """What has not begun is left."""
+    for process in _processes.values():
+        process.shutdown(cancel_futures=True)
 
 
 def _prepare(device: str) -> None:
