@@ -14,6 +14,9 @@ if PATH=$path command -v nvcc >/dev/null; then
 fi
 
 python3 -m venv "$dir/venv"
+# Configured anew, but ninja compiles only what is not as in a build before: without its note of the environment that
+# made a build folder, now gone, scikit-build-core does not empty it.
+rm -f build/*/.skbuild-info.json build/*/CMakeCache.txt
 env -u CUDACXX -u CUDA_HOME PATH="$path" "$dir/venv/bin/pip" install -q -c constraints.txt '.[plot]'
 "$dir/venv/bin/python" -P - <<'PYTHON'
 import importlib.util

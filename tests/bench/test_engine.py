@@ -38,6 +38,19 @@ def problem(*variants, **changes):
     return Problem(**{**parts, **changes})
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """Time passes while something sleeps, and only then."""
+    now = [0.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+
+@pytest.mark.usefixtures("clock")
 def test_the_baseline_is_the_fastest_of_pytorch():
     rows, failed = measure(
         problem(
@@ -53,16 +66,15 @@ def test_the_baseline_is_the_fastest_of_pytorch():
     assert failed == []
     assert {r.baseline for r in rows} == {"plain"}
     assert by_name["plain"].speedup == pytest.approx(1)
-    assert by_name["slow"].speedup < 0.8
+    assert by_name["slow"].speedup == pytest.approx(0.5)
     ours = by_name["ours"]
-    assert ours.speedup > 2
-    assert ours.against.keys() == {"slow", "plain", "peer"}
-    assert ours.against["slow"] > ours.against["plain"] == ours.speedup > 1 > ours.against["peer"]
-    assert ours.p20_ms <= ours.median_ms <= ours.p80_ms
-    # The floor is 1 ms (1e6 bytes at 1e9 bytes/s); sleeping 2 ms reaches at most half of it.
+    assert ours.speedup == pytest.approx(5)
+    assert ours.against == pytest.approx({"slow": 10, "plain": 5, "peer": 0.5})
+    assert [ours.p20_ms, ours.median_ms, ours.p80_ms] == pytest.approx([2, 2, 2])
+    # The floor is 1 ms: 1e6 bytes at 1e9 bytes/s.
     assert ours.floor_ms == pytest.approx(1)
-    assert 0.1 < ours.floor_share <= 0.5
-    assert ours.speedup_low <= ours.speedup <= ours.speedup_high
+    assert ours.floor_share == pytest.approx(0.5)
+    assert [ours.speedup_low, ours.speedup_high] == pytest.approx([5, 5])
     assert len(ours.times_ms) == ours.rounds == 5
     sizes = f"wxkernels-bench double --shape 4 --batch 1 --threads {torch.get_num_threads()} --rounds 5"
     assert ours.command == f"{sizes} --backend ours --peer plain"

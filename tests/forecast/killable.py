@@ -1,7 +1,10 @@
 """A run in a process of its own, to be killed."""
 
+import math
 import os
 import signal
+import sys
+import threading
 from pathlib import Path
 
 import torch
@@ -13,12 +16,16 @@ from wxkernels.io import store
 STEPS, MEMBERS = 16, 3
 
 
-def forecast(path: Path, resume: bool, moment: str | None = None, count: int = 1) -> None:
-    """Run or resume into `path`; die by SIGKILL the `count`-th time that the `moment` comes."""
+def forecast(path: Path, resume: bool, moment: str | None = None, count: int = 1, seen=None) -> None:
+    """Run or resume into `path`; die by SIGKILL the `count`-th time that the `moment` comes.
+
+    seen: a number of multiprocessing, how often it came in a run that ended.
+    """
     torch.set_num_threads(1)
-    restart.SHARE = 1.0  # files as often as there is time for them
+    restart.SHARE = math.inf  # a file a step, whatever time they take
+    killer = _Killer(count)
     if moment is not None:
-        MOMENTS[moment](_Killer(count))
+        MOMENTS[moment](killer)
     run(
         tiny.model(),
         tiny.initial(),
@@ -30,6 +37,8 @@ def forecast(path: Path, resume: bool, moment: str | None = None, count: int = 1
         resume=resume,
         progress=False,
     )
+    if seen is not None:
+        seen.value = count - killer.count
 
 
 class _Killer:
@@ -38,8 +47,19 @@ class _Killer:
 
     def __call__(self) -> None:
         self.count -= 1
-        if self.count == 0:
+        if self.count <= 0:  # threads may count at once
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _a_call(kill: _Killer) -> None:
+    """Of any function, Python's or C's, in any thread."""
+
+    def profile(frame, event, argument):
+        if event in ("call", "c_call"):
+            kill()
+
+    threading.setprofile(profile)
+    sys.setprofile(profile)
 
 
 def _half_a_restart_file(kill: _Killer) -> None:
@@ -108,6 +128,7 @@ def _restart_file_not_removed(kill: _Killer) -> None:
 
 
 MOMENTS = {
+    "a call": _a_call,
     "half a restart file": _half_a_restart_file,
     "restart file not in place": _restart_file_not_in_place,
     "restart file in place": _restart_file_in_place,

@@ -1,15 +1,25 @@
 import importlib.util
-import json
-import os
-import subprocess
-import sys
-from functools import cache
-from pathlib import Path
 
 import pytest
 
 from tests.ops.devices import DEVICES
+from tests.ops.process import computing, stop
 from wxkernels import _native, backends
+
+
+def pytest_collection_finish(session):
+    """The interpreter works beside the tests that come before its own."""
+    shared = hasattr(session.config, "workerinput")  # by xdist: the modules of this worker are not known
+    if shared or session.config.option.collectonly or importlib.util.find_spec("triton") is None:
+        return
+    for item in session.items:
+        of_triton = item.path.name == "test_triton.py" and "computed" in item.fixturenames
+        if of_triton and not item.get_closest_marker("gpu"):
+            computing("cpu", item.module.__name__)
+
+
+def pytest_sessionfinish():
+    stop()
 
 
 @pytest.fixture(params=_native.core.isas() if _native.core is not None else [])
@@ -19,25 +29,6 @@ def isa(request):
         yield request.param
 
 
-@cache
-def computed_on(device: str, path: Path) -> dict:
-    """What a test file prints, in JSON, as a script: in Triton's interpreter, or on a GPU.
-
-    The interpreter has to be asked for before triton is imported, so it gets a process of its own.
-    """
-    root = Path(__file__).parents[2]
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(root),
-        "WXKERNELS_TEST_DEVICE": device,
-    }
-    environment["TRITON_INTERPRET"] = "1" if device == "cpu" else "0"
-    command = [sys.executable, "-W", "ignore::RuntimeWarning", str(path)]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
-
-
 @pytest.fixture(params=[pytest.param(d, marks=pytest.mark.gpu) if d == "cuda" else d for d in DEVICES])
 def computed(request):
     """Of the test file, on every device."""
@@ -45,7 +36,7 @@ def computed(request):
         pytest.skip("Triton's interpreter gets bfloat16 wrong")
     if importlib.util.find_spec("triton") is None:
         pytest.skip("triton is not installed")
-    return computed_on(request.param, request.path)
+    return computing(request.param, request.module.__name__).result()
 
 
 @pytest.fixture
@@ -53,4 +44,4 @@ def interpreted(request):
     """Of the test file, in the interpreter alone."""
     if importlib.util.find_spec("triton") is None:
         pytest.skip("triton is not installed")
-    return computed_on("cpu", request.path)
+    return computing("cpu", request.module.__name__).result()

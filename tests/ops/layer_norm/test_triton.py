@@ -1,6 +1,4 @@
-"""The Triton backend, interpreted and on a GPU: as a script this file computes what the tests see."""
-
-import json
+"""The Triton backend, interpreted and on a GPU: `compute` runs there, in a process of its own."""
 
 import pytest
 import torch
@@ -122,8 +120,3 @@ def test_says_what_it_does_not_take():
     assert "float64" in backend.unsupported(*arguments(2, 8, dtype=torch.float64))
     assert "rows of 8193" in backend.unsupported(*arguments(1, 8193))
     assert "CUDA or ROCm" in backend.unsupported(*arguments(2, 8))
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(json.dumps(compute()))

@@ -1,6 +1,5 @@
-"""The Triton backend, interpreted and on a GPU: as a script this file computes what the tests see."""
+"""The Triton backend, interpreted and on a GPU: `compute` runs there, in a process of its own."""
 
-import json
 from unittest.mock import patch
 
 import pytest
@@ -230,8 +229,3 @@ def test_says_what_it_does_not_take():
     int8 = (*biases, fc1, fc1_bias, fc2, fc2_bias, *scales)
     assert "float64" in backend.unsupported(x.double(), *int8)
     assert "CUDA or ROCm" in backend.unsupported(x, *int8)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(json.dumps(compute()))

@@ -1,6 +1,4 @@
-"""The Triton backend, interpreted and on a GPU: as a script this file computes what the tests see."""
-
-import json
+"""The Triton backend, interpreted and on a GPU: `compute` runs there, in a process of its own."""
 
 import pytest
 import torch
@@ -115,8 +113,3 @@ def test_says_what_it_does_not_take():
     assert "weight is torch.float64" in backend.unsupported(tokens, weight.double(), bias)
     huge = torch.empty(1, 1, 1, 1).expand(1, 10_000, 10_000, 5)
     assert "32 bits" in backend.unsupported(huge, weight, bias)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(json.dumps(compute()))

@@ -1,6 +1,4 @@
-"""The Triton backend, interpreted and on a GPU: as a script this file computes what the tests see."""
-
-import json
+"""The Triton backend, interpreted and on a GPU: `compute` runs there, in a process of its own."""
 
 import pytest
 import torch
@@ -88,8 +86,3 @@ def test_says_what_it_does_not_take():
     assert "1 rows of 8193; it takes 1073741824 of 8192" in backend.unsupported(rows(1, 8193))
     assert "2147483648 rows of 1" in backend.unsupported(torch.zeros(1, 1).expand(2**31, 1))
     assert "CUDA or ROCm" in backend.unsupported(rows(2, 8))
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(json.dumps(compute()))

@@ -1,6 +1,5 @@
-"""The Triton backend, interpreted and on a GPU: as a script this file computes what the tests see."""
+"""The Triton backend, interpreted and on a GPU: `compute` runs there, in a process of its own."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -70,7 +69,7 @@ def compute() -> dict:
         exact = reference.spectral_filter(*(t.double() for t in tensors), 0.01, 1.0, *norm)
         found, plain = triton(tensors, 1.0, *norm), reference.spectral_filter(*tensors, 0.01, 1.0, *norm)
         results[f"norm {dtype}"] = [(y.double() - exact).abs().max().item() for y in (found, plain)]
-    for shape in ((2, 6, 8, 2, 8, 1), (1, 45, 90, 1, 16, 1)):
+    for shape in ((2, 6, 8, 2, 8, 1), (1, 15, 30, 1, 16, 1)):
         x, w1, b1, w2, b2 = arguments(*shape, torch.float32)
         tensors = x, w1.bfloat16(), b1, w2.bfloat16(), b2
         exact = reference.spectral_filter(*(t.double() for t in tensors), 0.01, 1.0)
@@ -97,7 +96,7 @@ def test_norm(computed, dtype):
     assert error <= 2 * plain + torch.finfo(getattr(torch, dtype)).eps
 
 
-@pytest.mark.parametrize("shape", [(2, 6, 8, 2, 8, 1), (1, 45, 90, 1, 16, 1)])
+@pytest.mark.parametrize("shape", [(2, 6, 8, 2, 8, 1), (1, 15, 30, 1, 16, 1)])
 def test_bfloat16_weights_of_float32_are_multiplied_in_tf32(computed, shape):
     error, plain = computed[f"bfloat16 weights {shape}"]
     assert error <= 2 * plain
@@ -168,8 +167,3 @@ reasons = [reason for _, backend, reason in backends.table() if backend == "trit
 assert reasons and all("wxkernels[triton]" in reason for reason in reasons), reasons
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(backend.__file__).parents[3])
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(json.dumps(compute()))
