@@ -1,7 +1,6 @@
-"""The Triton backend, interpreted and on a GPU: as a script this file computes what the tests see."""
+"""The Triton backend, interpreted and on a GPU: `compute` runs there, in a process of its own."""
 
 import itertools
-import json
 
 import pytest
 import torch
@@ -172,8 +171,3 @@ def test_says_what_it_does_not_take():
     assert "residual is torch.float64" in reason(x, x_scale, torch.zeros(2, 3, dtype=torch.float64))
     assert "32 bits" in reason(x[:1].expand(2**31, 8), x_scale)
     assert "CUDA or ROCm" in reason(x, x_scale)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(json.dumps(compute()))
