@@ -1,5 +1,6 @@
 """Triton's interpreter with the conversions of e4m3 of GPUs: its own carry wrongly, and know no NaN."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from wxkernels.ops import _triton
 
 
+@cache
 def mend_e4m3() -> None:
     """Convert to and from e4m3 as PyTorch does, where this process interprets."""
     if not _triton.interpreting():

@@ -106,6 +106,15 @@ def test_the_worst_layer_moves_first():
     assert list(scheme.kept) == ["blocks.1.mlp"]
 
 
+def test_what_is_too_coarse_in_fp8_is_int8():
+    net, xs = small(depth=3), states()
+    mlps = [name for name in layer_names(net) if name.endswith("mlp")]
+    int8 = calibrate(net, xs, precision="int8", budget=10.0)
+    scheme = calibrate(net, xs, precision="fp8", budget=1.2 * int8.error)
+    assert "int8" in {scheme.layers[name].precision for name in mlps} <= {"fp8", "int8"}
+    assert scheme.error <= scheme.budget
+
+
 def test_overrides_come_first_and_stay():
     net, xs = small(), states()
     overrides = {"blocks.0.mlp": "fp32", "blocks.*": "int8", "head": "fp32"}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wxkernels.quantization.conversion import blocks_of, layer_names
 from wxkernels.quantization.measurement import Measurement, nbytes
-from wxkernels.quantization.scheme import FINER, PRECISIONS, Scheme, asked, kind
+from wxkernels.quantization.scheme import PRECISIONS, Scheme, asked, kind
 
 log = logging.getLogger("wxkernels")
 
@@ -39,8 +39,9 @@ def calibrate(
     Every layer starts at `precision` ("fp32", "bf16"; "int8": MLPs and positions, the rest bf16; "fp8": MLPs,
     positions int8, the rest bf16), or at that of the first pattern in `overrides` that fits its name, such as
     {"blocks.0.*": "bf16"}, which it keeps. The layers with the largest errors of their own move to the next
-    finer precision until the error is within the budget (by default BUDGETS). An int8 MLP has SmoothQuant
-    where that makes its error smaller, and its hidden layer reaches from its least to its largest value.
+    finer precision (fp8, int8, bf16, fp32) until the error is within the budget (by default BUDGETS). An int8
+    MLP has SmoothQuant where that makes its error smaller, and its hidden layer reaches from its least to its
+    largest value.
 
     network: ours or another package's, floating, with AFNO blocks (`convert_block`); it is left as it is.
     states: normalised inputs (B, C, H, W), a few; without any nothing is measured, and int8 and fp8 MLPs are
@@ -111,7 +112,7 @@ def _search(
         moves = 0
         while movable and (moves < least or math.sqrt(sum(squares.values())) > goal):
             worst = max(sorted(movable), key=squares.__getitem__)
-            choice[worst] = FINER[choice[worst]]
+            choice[worst] = PRECISIONS[PRECISIONS.index(choice[worst]) - 1]
             squares[worst] = _square(measured, worst, choice[worst])
             moves += 1
             if choice[worst] == "fp32":

@@ -9,10 +9,8 @@ from typing import Any, Self
 
 from torch import Tensor
 
-#: From the finest to the coarsest.
+#: From the finest to the coarsest: int8 has up to six bits after the first, e4m3 three.
 PRECISIONS = ("fp32", "bf16", "int8", "fp8")
-#: Where a layer goes whose error is too large.
-FINER = {"bf16": "fp32", "int8": "bf16", "fp8": "bf16"}
 #: The largest hidden value of calibration is this share of e4m3's: a larger one may come, and the bits of
 #: what is smaller are the same at any scale.
 HEADROOM = 0.25

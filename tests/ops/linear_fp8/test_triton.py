@@ -1,7 +1,6 @@
-"""The Triton backend, interpreted and on a GPU: as a script this file computes what the tests see."""
+"""The Triton backend, interpreted and on a GPU: `compute` runs there, in a process of its own."""
 
 import itertools
-import json
 
 import pytest
 import torch
@@ -61,8 +60,8 @@ def whole_numbers(M, K, N) -> bool:
     return found.dtype == torch.float32 and torch.equal(found, (x @ weight.T).float())
 
 
-def epilogue(x_kind, activation, added, out) -> list:
-    """Largest error, and what is allowed; of e4m3 results how many steps they are apart, and how many."""
+def epilogue(x_kind, activation, added, out) -> float:
+    """Largest error, in parts of what sums and the rounding to e4m3 may make."""
     x, x_scale, weight, weight_scale, bias = arguments(5, 140, 19)
     x_scale = x_scale[2] if x_kind == "e4m3, one scale" else x_scale
     if x_kind == "float16":
@@ -77,16 +76,14 @@ def epilogue(x_kind, activation, added, out) -> list:
     )
     assert (found.dtype, found.shape) == (out_dtype, (5, 19))
     tensors = x, weight, weight_scale, bias, x_scale, residual
-    if out == "e4m3":
-        plain = reference.linear_fp8(*tensors, out_scale, activation, out_dtype)
-        # The codes of one sign are in the order of their values.
-        apart = (found.view(torch.int8).int() - plain.view(torch.int8).int()).abs()
-        apart[found.float() == plain.float()] = 0
-        return [apart.max().item(), apart.count_nonzero().item()]
     exact = reference.linear_fp8(*tensors, None, activation, torch.float64)
     q, scale = (x, x_scale) if x_scale is not None else quantize_rows(x, E4M3)
     magnitude = q.float().abs() * scale.reshape(-1, 1) @ (weight.float().abs() * weight_scale[:, None]).T
-    return [((found - exact).abs() / (magnitude + 1)).max().item(), SUMS]
+    allowed = SUMS * (magnitude + 1)
+    if out_scale is not None:
+        found = found.double() * out_scale
+        allowed = allowed + 2**-4 * exact.abs() + 2**-10 * out_scale  # half a step, at least of the smallest
+    return ((found - exact).abs() / allowed).max().item()
 
 
 def compute() -> dict:
@@ -134,13 +131,7 @@ def test_sums_of_whole_numbers_are_exact(computed, shape):
 
 @pytest.mark.parametrize("case", EPILOGUES, ids=str)
 def test_epilogue(computed, case):
-    if case[-1] == "e4m3":
-        steps, differing = computed[f"epilogue {case}"]
-        assert steps <= 1
-        assert differing <= 5  # of 95
-    else:
-        error, allowed = computed[f"epilogue {case}"]
-        assert error <= allowed
+    assert computed[f"epilogue {case}"] <= 1
 
 
 @pytest.mark.parametrize("layout", ["x 160", "x 81", "weight transposed"])
@@ -180,8 +171,3 @@ def test_says_what_it_does_not_take():
     assert "residual is torch.float64" in reason(x, x_scale, torch.zeros(2, 3, dtype=torch.float64))
     assert "32 bits" in reason(x[:1].expand(2**31, 8), x_scale)
     assert "CUDA or ROCm" in reason(x, x_scale)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(json.dumps(compute()))

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.ops.devices import DTYPES, QUANTISED, on_device
+from tests.ops.devices import DEVICE, DTYPES, QUANTISED, on_device
 from tests.ops.interpreter import mend_e4m3
 from wxkernels import backends
 from wxkernels.ops import _triton, mlp
@@ -84,7 +84,8 @@ def e4m3_difference(tensors) -> list:
     found, plain, x = triton(*tensors), reference.mlp(*tensors, 1e-6, "gelu"), tensors[0]
     like = found.dtype == x.dtype and found.shape == x.shape and found.is_contiguous()
     difference, added = (a.double() - b.double() for a, b in ((found, plain), (plain, x)))
-    return [difference.norm().item(), 0.005 * added.norm().item(), like]
+    # Hopper's sums of e4m3 have about 14 bits.
+    return [difference.norm().item(), (0.02 if DEVICE == "cuda" else 0.005) * added.norm().item(), like]
 
 
 def floating(*shape, dtype="float32", weights="float32", biases=True):
