@@ -86,7 +86,8 @@ def forecast(source: Path | None, model: Path | None, **options: Any) -> None:
         console.print("random weights, a random state: this measures time, it is no forecast")
     with inputs.on_machine(options) as device:
         quantize(case, options["precision"], device, console)
-        if case.model.precision == "fp8" and not backends.has_gpu_kernel("mlp", device):
+        layers = case.model.scheme.layers.values() if case.model.scheme else ()
+        if any(layer.precision == "fp8" for layer in layers) and not backends.has_gpu_kernel("mlp", device):
             console.print(
                 f"fp8 has no kernel that is proven on {device}: PyTorch computes it, correct and slow"
             )
