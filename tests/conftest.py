@@ -23,3 +23,9 @@ def tapes(monkeypatch):
     monkeypatch.setattr(capture, "Graph", Tape)
     monkeypatch.setattr(Tape, "made", [])
     return Tape.made
+
+
+@pytest.fixture
+def default_allocator(monkeypatch):
+    """wxkernels-bench in this process leaves its allocator to the tests that come after."""
+    monkeypatch.setattr("wxkernels.cli.bench.keep_freed_memory", lambda: "the test's")

@@ -15,6 +15,7 @@ from wxkernels.cli.bench import main
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.usefixtures("default_allocator")
 def test_a_kernel_that_was_faster_fails_the_suite(tmp_path):
     pytest.importorskip("pytest_benchmark")
     path = tmp_path / "device" / "a.json"
@@ -23,6 +24,7 @@ def test_a_kernel_that_was_faster_fails_the_suite(tmp_path):
     measured = CliRunner().invoke(main, [*command, "--peer", "eager", "--backend", "native"])
     assert measured.exit_code == 0, measured.output
     results = read(path)
+    assert results.conditions["allocator"] == "the test's"
     was = {"spectral_filter": 1e-4, "layer_norm": 1e4}  # far beyond what a loaded machine does
     results.times = [
         dataclasses.replace(row, times_ms=[t * was[row.case] for t in row.times_ms])

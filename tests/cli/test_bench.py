@@ -20,6 +20,8 @@ from wxkernels.bench.results import read
 from wxkernels.cli import bench
 from wxkernels.cli.bench import main
 
+pytestmark = pytest.mark.usefixtures("default_allocator")
+
 TINY = "32x64x3x8x16x1x8"
 FILTER = ["spectral_filter", "--shape", "6x10x8x2", "--rounds", "2", "--peer", "eager"]
 
