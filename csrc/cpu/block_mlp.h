@@ -3,6 +3,7 @@
 // registers.
 #pragma once
 
+#include "cpu/amx.h"
 #include "cpu/simd.h"
 
 namespace wxkernels::WX_ISA {
@@ -20,9 +21,9 @@ struct Layer {
   const float* in;
   float* out;
   int in_stride, out_stride;  // floats from mode to mode
-  int modes;                  // a multiple of kTileRows; the rows past the last true mode hold anything
+  int modes;                  // a multiple of the MLP's kRows; the rows past the last true mode hold anything
   float* half_sums;           // (modes, kPanel)
-  float* total;               // (kTileRows, kPanel)
+  float* total;               // (kRows, kPanel)
   float threshold;
 };
 
@@ -88,6 +89,10 @@ WX_INLINE void for_each_panel(int width, const F& f) {
 // twice.
 struct Gauss {
   static constexpr int kParts = 3;
+  static constexpr int kRows = kTileRows;
+
+  // Floats of the weights of a layer.
+  static size_t size(int inputs, int out_width) { return static_cast<size_t>(kParts) * inputs * out_width; }
 
   static void pack(int inputs, int outputs, int out_width, const float* re, const float* im, float* to) {
     for_each_panel(out_width, [&](int first, auto vecs) {
@@ -175,18 +180,28 @@ struct Gauss {
 // single dot product instruction does re w_re - im w_im, and another re w_im + im w_re.
 struct PairDot {
   static constexpr int kParts = 1;
+#if defined(WX_AMX)
+  static constexpr int kRows = kRowTiles * kTileSide, kWords = kTileSide;
+#else
+  static constexpr int kRows = kTileRows, kWords = 1;
+#endif
+
+  // Inputs as a row has them: those that fill it up are zeros, and so are their weights.
+  static int words(int inputs) { return round_up(inputs, kWords); }
+  static size_t size(int inputs, int out_width) { return size_t{2} * words(inputs) * out_width; }
 
   static void pack(int inputs, int outputs, int out_width, const float* re, const float* im, float* to) {
     auto* pairs = reinterpret_cast<uint32_t*>(to);
     alignas(64) float a[kLanes], b[kLanes];
     for_each_panel(out_width, [&](int first, auto vecs) {
       for (int part = 0; part < 2; ++part)
-        for (int i = 0; i < inputs; ++i)
+        for (int i = 0; i < words(inputs); ++i)
           for (int n = 0; n < vecs; ++n, pairs += kLanes) {
             for (int lane = 0; lane < kLanes; ++lane) {
               const int o = first + n * kLanes + lane;
-              a[lane] = o < outputs ? re[static_cast<int64_t>(i) * outputs + o] : 0;
-              b[lane] = o < outputs ? im[static_cast<int64_t>(i) * outputs + o] : 0;
+              const bool inside = i < inputs && o < outputs;
+              a[lane] = inside ? re[static_cast<int64_t>(i) * outputs + o] : 0;
+              b[lane] = inside ? im[static_cast<int64_t>(i) * outputs + o] : 0;
             }
             store(pairs, part == 0 ? wxkernels::WX_ISA::pack(load(a), set1(0.0f) - load(b))
                                    : wxkernels::WX_ISA::pack(load(b), load(a)));
@@ -197,6 +212,52 @@ struct PairDot {
   WX_INLINE static void put(float* row, int, vec re, vec im) {
     store(reinterpret_cast<uint32_t*>(row), wxkernels::WX_ISA::pack(re, im));
   }
+
+  template <bool kLast>
+  WX_INLINE static void put_result(const Layer& layer, float* to, vec re, vec im) {
+    if constexpr (kLast) {
+      store(to, re);
+      store(to + layer.out_width, im);
+    } else {
+      put(to, 0, re, im);
+    }
+  }
+
+#if defined(WX_AMX)
+
+  template <bool kLast>
+  static void run(const Layer& layer) {
+    const vec threshold = set1(layer.threshold);
+    const auto activate = [&](vec a) WX_LAMBDA { return kLast ? softshrink(a, threshold) : relu(a); };
+    const auto* weights = reinterpret_cast<const uint32_t*>(layer.weights);
+    const int inputs = words(layer.inputs);
+    const Tiles in_use;
+    for_each_panel(layer.out_width, [&](int first, auto vecs) {
+      const size_t part = static_cast<size_t>(inputs) * vecs * kLanes;
+      const float* bias_re = layer.bias + first;
+      const float* bias_im = bias_re + layer.out_width;
+      for (int m = 0; m < layer.modes; m += kRows) {
+        const auto* in =
+            reinterpret_cast<const uint32_t*>(layer.in) + static_cast<size_t>(m) * layer.in_stride;
+        const auto multiply = [&](const uint32_t* w, const float* bias, float* to) {
+          product_of_tiles<Bfloat16Tiles, vecs>(in, layer.in_stride, w, inputs, bias, 0, to);
+        };
+        multiply(weights, bias_re, layer.half_sums);
+        multiply(weights + part, bias_im, layer.total);
+        for (int row = 0; row < kRows; ++row) {
+          float* const to = layer.out + static_cast<size_t>(m + row) * layer.out_stride + first;
+          unroll<vecs>([&](auto n) WX_LAMBDA {
+            const int at = row * kPanel + n * kLanes;
+            put_result<kLast>(layer, to + n * kLanes, activate(load(layer.half_sums + at)),
+                              activate(load(layer.total + at)));
+          });
+        }
+      }
+      weights += 2 * part;
+    });
+  }
+
+#else
 
   template <bool kLast>
   static void run(const Layer& layer) {
@@ -227,19 +288,14 @@ struct PairDot {
             [&](int, int n) WX_LAMBDA { return load(bias_im + n * kLanes); }, accumulate,
             [&](int row, int n, vec sum) WX_LAMBDA {
               const vec re = load(half + row * kPanel + n * kLanes), im = activate(sum);
-              float* to = out + row * layer.out_stride + n * kLanes;
-              if constexpr (kLast) {
-                store(to, re);
-                store(to + layer.out_width, im);
-              } else {
-                put(to, 0, re, im);
-              }
+              put_result<kLast>(layer, out + row * layer.out_stride + n * kLanes, re, im);
             },
             layer.total);
       }
       weights += 2 * part;
     });
   }
+#endif
 };
 
 #endif

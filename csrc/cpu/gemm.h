@@ -4,6 +4,7 @@
 // in L1.
 #pragma once
 
+#include "cpu/amx.h"
 #include "cpu/gelu.h"
 #include "cpu/rows.h"
 #include "cpu/simd.h"
@@ -52,10 +53,33 @@ WX_INLINE vec load_int8(const int8_t* p, Lanes n) {
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // What an operand is: `word`, the unit that is broadcast; kDepth inputs to a word; `sum`, lanes of results;
-// `element`, what a row consists of. kRun words are summed in registers before the sum joins the total: few
-// enough that the weights of a run (48 columns of AVX-512: 36 KB) stay near for all rows of a block.
+// `element`, what a row consists of. A row has kWords words or a multiple of them, a register tile kRows
+// rows, and a block of rows at most kBlockRows: few enough that they and their hidden layer stay in L2 beside
+// a panel of weights, many enough that the weights, which come from L3 once a block, cost nothing. kRun words
+// are summed in registers before the sum joins the total: few enough that the weights of a run (48 columns of
+// AVX-512: 36 KB) stay near for all rows of a block.
 
-struct Float32 {
+struct InVectors {
+  static constexpr int kWords = 1;
+  static constexpr int kRows = kTileRows;
+  static constexpr int kBlockRows = 72 / kTileRows * kTileRows;
+  static constexpr bool kTiles = false;
+  struct InUse {};
+};
+
+#if defined(WX_AMX)
+struct InTiles {
+  static constexpr int kWords = kTileSide;
+  static constexpr int kRows = kRowTiles * kTileSide;
+  static constexpr int kBlockRows = 192;
+  static constexpr bool kTiles = true;
+  using InUse = Tiles;
+};
+#else
+using InTiles = InVectors;
+#endif
+
+struct Float32 : InVectors {
   using word = float;
   using element = float;
   using sum = vec;
@@ -79,7 +103,7 @@ struct Float32 {
 
 #if defined(__AVX512BF16__)
 
-struct Bfloat16 {
+struct Bfloat16 : InTiles {
   using word = uint32_t;
   using element = bf16;
   using sum = vec;
@@ -91,6 +115,9 @@ struct Bfloat16 {
   WX_INLINE static ints broadcast(const word* p) { return _mm512_set1_epi32(static_cast<int>(*p)); }
   WX_INLINE static ints weights(const word* p) { return _mm512_load_si512(p); }
   WX_INLINE static void step(sum& s, ints a, ints w) { s = dot(s, a, w); }
+#if defined(WX_AMX)
+  using Product = Bfloat16Tiles;
+#endif
   WX_INLINE static sum load_sum(const void* p) { return load(static_cast<const float*>(p)); }
   WX_INLINE static void store_sum(void* p, sum s) { store(static_cast<float*>(p), s); }
   WX_INLINE static vec result(sum s) { return s; }
@@ -116,15 +143,16 @@ struct Bfloat16 : Float32 {
 
 #if defined(__AVX512VNNI__)
 
-// The instruction multiplies unsigned rows by signed weights: rows are stored as q + 128, and the sums start
-// at -128 (and what rows are offset by) times the sum of a column's weights.
-struct Int8 {
+// The instruction on vectors multiplies unsigned rows by signed weights: rows are stored as q + 128, and the
+// sums start at -128 (and what rows are offset by) times the sum of a column's weights. That on tiles takes
+// signed rows.
+struct Int8 : InTiles {
   using word = uint32_t;
   using element = uint8_t;
   typedef int32_t sum __attribute__((vector_size(64)));
   static constexpr int kDepth = 4;
   static constexpr int kRun = 192;
-  static constexpr int kOffset = 128;
+  static constexpr int kOffset = kTiles ? 0 : 128;
   static constexpr bool kQuantised = true;
 
   WX_INLINE static sum zero() { return sum{}; }
@@ -132,6 +160,9 @@ struct Int8 {
   WX_INLINE static sum weights(const word* p) { return *reinterpret_cast<const sum*>(p); }
   // Not _mm512_dpbusd_epi32: GCC 12 copies the sum before and after each one, and spills: half the speed.
   WX_INLINE static void step(sum& s, sum a, sum w) { asm("vpdpbusd %2, %1, %0" : "+v"(s) : "v"(a), "v"(w)); }
+#if defined(WX_AMX)
+  using Product = Int8Tiles;
+#endif
   WX_INLINE static sum load_sum(const void* p) { return *static_cast<const sum*>(p); }
   WX_INLINE static void store_sum(void* p, sum s) { *static_cast<sum*>(p) = s; }
   WX_INLINE static vec result(sum s) { return __builtin_convertvector(s, vec); }
@@ -154,7 +185,7 @@ struct Int8 {
 #elif defined(__AVX2__)
 
 // Products of 16-bit pairs are exact; those of bytes saturate.
-struct Int8 {
+struct Int8 : InVectors {
   using word = uint32_t;
   using element = int16_t;
   typedef int32_t sum __attribute__((vector_size(32)));
@@ -186,7 +217,7 @@ struct Int8 {
 
 #else
 
-struct Int8 {
+struct Int8 : InVectors {
   typedef int32_t sum __attribute__((vector_size(16)));
   using word = int32_t;
   using element = int32_t;
@@ -245,7 +276,8 @@ WX_INLINE void with_operand(Dtype dtype, const F& f) {
 
 template <class Operand>
 constexpr int64_t words_of(int64_t inputs) {
-  return inputs > 0 ? ceil_div(inputs, Operand::kDepth) : 1;
+  const int64_t words = inputs > 0 ? ceil_div(inputs, Operand::kDepth) : 1;
+  return ceil_div(words, Operand::kWords) * Operand::kWords;
 }
 
 // Words from row to row. Rows a multiple of 4 KiB apart would all lie in the same few sets of L1.
@@ -365,7 +397,20 @@ class Space {
   size_t size_ = 0;
 };
 
-inline int64_t whole_tiles(int64_t rows) { return ceil_div(rows, kTileRows) * kTileRows; }
+inline int64_t whole_tiles(Dtype dtype, int64_t rows) {
+  int64_t tile = 1;
+  with_operand(dtype, [&](auto operand) { tile = decltype(operand)::kRows; });
+  return ceil_div(rows, tile) * tile;
+}
+
+inline RowTiles row_tiles(Dtype dtype) {
+  RowTiles found{};
+  with_operand(dtype, [&](auto operand) {
+    using Operand = decltype(operand);
+    found = {Operand::kRows, Operand::kBlockRows};
+  });
+  return found;
+}
 
 // A tile of sums in L1, as it is finished.
 struct Tile {
@@ -391,9 +436,9 @@ class Finish {
   void (*call_)(const void*, const Tile&);
 };
 
-// to = from + kTileRows rows of `words` words times a run of a panel; a line of what follows in `ahead` comes
-// nearer at each word. A function of its own, with all sums through memory at both ends: inlined, GCC 12
-// spills them in the loop.
+// to = from + Operand::kRows rows of `words` words times a run of a panel; a line of what follows in `ahead`
+// comes nearer at each word. A function of its own, with all sums through memory at both ends: inlined, GCC
+// 12 spills them in the loop.
 template <class Operand, int vecs>
 __attribute__((noinline)) void run_of_tile(const typename Operand::word* a, int64_t a_stride,
                                            const typename Operand::word* b, int64_t words, const float* from,
@@ -427,8 +472,10 @@ template <class Operand>
 inline void multiply(const typename Operand::word* in, int64_t rows, const Weights& weights,
                      const float* packed, float* sums, const Finish& finish) {
   using word = typename Operand::word;
+  constexpr int kRows = Operand::kRows;
   const int64_t words = words_of<Operand>(weights.inputs), stride = row_stride<Operand>(weights.inputs);
   const int64_t all = padded_columns(weights.outputs);
+  [[maybe_unused]] const typename Operand::InUse in_use;
   const auto panel = [&](int64_t first, auto vectors) {
     constexpr int vecs = vectors;
     const float* const start = packed + all * words + first;
@@ -437,13 +484,21 @@ inline void multiply(const typename Operand::word* in, int64_t rows, const Weigh
       const bool last = words - k <= Operand::kRun;
       const int64_t run = last ? words - k : Operand::kRun;
       const auto* const ahead = reinterpret_cast<const char*>(columns + (k + run) * vecs * kLanes);
-      for (int64_t m = 0; m < rows; m += kTileRows) {
-        float* const so_far = sums + m * kPanelColumns;
-        run_of_tile<Operand, vecs>(in + m * stride + k, stride, columns + k * vecs * kLanes, run,
-                                   k > 0 ? so_far : start, k > 0 ? kPanelColumns : 0, so_far,
-                                   ahead + m / kTileRows % vecs * run * 64);
+      for (int64_t m = 0; m < rows; m += kRows) {
+        float* const so_far = sums + (words > Operand::kRun ? m * kPanelColumns : 0);
+        const word* const a = in + m * stride + k;
+        const word* const b = columns + k * vecs * kLanes;
+        const float* const from = k > 0 ? so_far : start;
+        const int64_t from_stride = k > 0 ? kPanelColumns : 0;
+#if defined(WX_AMX)
+        if constexpr (Operand::kTiles)
+          product_of_tiles<typename Operand::Product, vecs>(a, stride, b, run, from, from_stride, so_far);
+        else
+#endif
+          run_of_tile<Operand, vecs>(a, stride, b, run, from, from_stride, so_far,
+                                     ahead + m / kRows % vecs * run * 64);
         if (!last) continue;
-        const int tile_rows = static_cast<int>(rows - m < kTileRows ? rows - m : kTileRows);
+        const int tile_rows = static_cast<int>(rows - m < kRows ? rows - m : kRows);
         finish(Tile{so_far, m, tile_rows, first, vecs});
       }
     }

@@ -4,6 +4,12 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#if defined(WX_BUILT_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "wxkernels/cpu.h"
 
 namespace wxkernels {
@@ -13,6 +19,20 @@ struct Isa {
   const Kernels* kernels;
   bool runs;
 };
+
+#if defined(WX_BUILT_AMX)
+
+// Whether there are tiles with int8 and bfloat16 products, and Linux grants them: it does so process by
+// process as their 8 KiB do not fit on every signal stack. What grants them also changes nothing else.
+bool grants_amx() {
+  unsigned a, b, c, d = 0;
+  constexpr unsigned kBfloat16 = 1u << 22, kTiles = 1u << 24, kInt8 = 1u << 25;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (~d & (kBfloat16 | kTiles | kInt8)) != 0) return false;
+  constexpr int kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+}
+
+#endif
 
 // Lowest first. __builtin_cpu_supports asks the processor and whether the operating system saves the
 // registers.
@@ -28,7 +48,11 @@ const std::vector<Isa>& isas() {
                         __builtin_cpu_supports("avx512vnni");
     list.push_back({&kernels_avx2, avx2});
     list.push_back({&kernels_avx512, avx512});
-    list.push_back({&kernels_avx512_bf16, avx512 && __builtin_cpu_supports("avx512bf16")});
+    const bool avx512_bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+    list.push_back({&kernels_avx512_bf16, avx512_bf16});
+#if defined(WX_BUILT_AMX)
+    list.push_back({&kernels_amx, avx512_bf16 && grants_amx()});
+#endif
 #endif
     return list;
   }();

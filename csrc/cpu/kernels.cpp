@@ -25,13 +25,31 @@ inline int64_t rounds_of(int64_t rounds, float* values, Multiplier factor, const
   return int64_t{kSums} * kLanes * flops_a_lane;
 }
 
+#if defined(WX_AMX)
+
+template <class Operand>
+inline int64_t tile_rounds(int64_t rounds, float* values) {
+  constexpr int kSumTiles = 6;
+  const Tiles in_use;
+  unroll<kSumTiles>([](auto t) WX_LAMBDA { zero_tile<t>(); });
+  load_tile<6>(values, 0);
+  load_tile<7>(values, 0);
+  for (int64_t round = 0; round < rounds; ++round)
+    unroll<kSumTiles>([](auto t) WX_LAMBDA { Operand::Product::template multiply<t, 6, 7>(); });
+  return int64_t{kSumTiles} * kTileSide * kTileSide * kTileSide * Operand::kDepth * 2;
+}
+
+#endif
+
 inline int64_t float32_rounds(int64_t rounds, float* values) {
   return rounds_of(
       rounds, values, set1(values[0]), [](vec sum, vec a) WX_LAMBDA { return fma(sum, a, a); }, 2);
 }
 
 inline int64_t bfloat16_rounds(int64_t rounds, float* values) {
-#if defined(__AVX512BF16__)
+#if defined(WX_AMX)
+  return tile_rounds<Bfloat16>(rounds, values);
+#elif defined(__AVX512BF16__)
   const vec a = set1(values[0]);
   return rounds_of(rounds, values, pack(a, a), [](vec sum, ints b) WX_LAMBDA { return dot(sum, b, b); }, 4);
 #else
@@ -41,7 +59,9 @@ inline int64_t bfloat16_rounds(int64_t rounds, float* values) {
 }
 
 inline int64_t int8_rounds(int64_t rounds, float* values) {
-#if defined(__AVX512VNNI__)
+#if defined(WX_AMX)
+  return tile_rounds<Int8>(rounds, values);
+#elif defined(__AVX512VNNI__)
   const auto as_ints = [](vec a) WX_LAMBDA { return _mm512_castps_si512(a); };
   return rounds_of(
       rounds, values, as_ints(set1(values[0])),

@@ -74,10 +74,15 @@ struct SpectralFilterKernels {
                        const float* spectrum, float* work);
 };
 
+// Rows that are multiplied together, and the most of a block (a multiple of them).
+struct RowTiles {
+  int64_t tile, block;
+};
+
 // The linear layers: `packed` as pack_panel fills it, panel by panel; sizes in floats. Each of the four runs
 // the rows (tokens) first .. first + rows - 1 in a work space made for at least as many.
 struct LinearKernels {
-  int tile_rows;
+  RowTiles (*row_tiles)(Dtype weights);
   size_t (*packed_size)(const Weights&);
   int64_t (*panels)(const Weights&);
   void (*pack_panel)(const Weights&, int64_t panel, float* packed);

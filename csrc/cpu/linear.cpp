@@ -11,9 +11,6 @@
 namespace wxkernels {
 namespace {
 
-// Rows of a block: few enough that they and their hidden layer stay in L2 beside a panel of weights, many
-// enough that the weights, which come from L3 once a block, cost nothing.
-constexpr int64_t kBlockRows = 72;
 constexpr int64_t kBlocksOfThread =
     4;  // at least, where there are rows for it: the end waits for the slowest
 
@@ -26,8 +23,9 @@ void over_rows(int64_t rows, const std::vector<Weights>& weights, int threads, c
   const LinearKernels& kernel = kernels().linear;
   Runtime& runtime = Runtime::instance();
   threads = std::max(threads, 1);
-  const int64_t share = rows / (kBlocksOfThread * threads) / kernel.tile_rows * kernel.tile_rows;
-  const int64_t block_rows = std::min(kBlockRows, std::max<int64_t>(share, kernel.tile_rows));
+  const RowTiles of = kernel.row_tiles(weights.front().dtype);
+  const int64_t share = rows / (kBlocksOfThread * threads) / of.tile * of.tile;
+  const int64_t block_rows = std::min(of.block, std::max(share, of.tile));
 
   size_t all_weights = 0;
   for (const Weights& w : weights) all_weights += to_cache_line(kernel.packed_size(w));

@@ -13,11 +13,22 @@ struct ProductSpace {
   ProductSpace(Space& space, const Weights& w, int64_t block_rows) {
     int64_t stride = 0;
     with_operand(w.dtype, [&](auto operand) { stride = row_stride<decltype(operand)>(w.inputs); });
-    rows = space.take(whole_tiles(block_rows) * stride);
-    scales = space.take(whole_tiles(block_rows));
+    rows = space.take(whole_tiles(w.dtype, block_rows) * stride);
+    scales = space.take(whole_tiles(w.dtype, block_rows));
     row = space.take(padded_columns(w.inputs) + kLanes);
   }
 };
+
+// What fills up a row past its inputs: zeros, as a NaN by a weight of zero is a NaN. The last may lie in the
+// gap before the next row.
+template <class Operand>
+inline void fill_up(typename Operand::word* row, int64_t inputs) {
+  if constexpr (!Operand::kQuantised) {
+    auto* const elements = reinterpret_cast<typename Operand::element*>(row);
+    for (int64_t k = inputs; k < words_of<Operand>(inputs) * Operand::kDepth; k += kLanes)
+      Operand::store_row(elements + k, set1(0.0f));
+  }
+}
 
 // A row in float32 (padded to whole vectors) as the operand has it.
 template <class Operand>
@@ -30,6 +41,7 @@ inline void put_row(const float* row, int64_t inputs, typename Operand::word* to
     widen_bytes<Operand>(elements, inputs);
   } else {
     for (int64_t k = 0; k < inputs; k += kLanes) Operand::store_row(elements + k, load(row + k));
+    fill_up<Operand>(to, inputs);
   }
 }
 
@@ -38,8 +50,9 @@ template <class Operand>
 inline void offset_bytes(const int8_t* x, int64_t K, typename Operand::element* to) {
   int64_t k = 0;
 #if defined(__AVX512VNNI__)
+  const ints offset = _mm512_set1_epi8(static_cast<char>(Operand::kOffset));
   for (; k + 64 <= K; k += 64)
-    _mm512_storeu_si512(to + k, _mm512_xor_si512(_mm512_loadu_si512(x + k), _mm512_set1_epi8(-128)));
+    _mm512_storeu_si512(to + k, _mm512_add_epi8(_mm512_loadu_si512(x + k), offset));
 #endif
   for (; k < K; ++k) to[k] = static_cast<typename Operand::element>(x[k] + Operand::kOffset);
 }
@@ -50,7 +63,7 @@ struct LinearInt8Space {
   size_t size;
   LinearInt8Space(Space space, const LinearInt8& op, int64_t rows)
       : product(space, op.weights, rows),
-        sums(space.take(whole_tiles(rows) * kPanelColumns)),
+        sums(space.take(whole_tiles(op.weights.dtype, rows) * kPanelColumns)),
         size(space.size()) {}
 };
 
@@ -79,7 +92,7 @@ inline void linear_int8_rows(const LinearInt8& op, const float* packed, int64_t 
     const auto put = [&](vec a, int64_t row, int64_t column, Lanes lanes) WX_LAMBDA {
       if (op.residual != nullptr) {
         const int64_t at = (first + row) * op.residual_stride + column;
-        fetch(op.residual, op.residual_dtype, at + kTileRows * op.residual_stride);  // the next tile's
+        fetch(op.residual, op.residual_dtype, at + Int8::kRows * op.residual_stride);  // the next tile's
         a = a + load(op.residual, op.residual_dtype, at, lanes);
       }
       const int64_t at = (first + row) * N + column;
@@ -101,7 +114,7 @@ struct MlpSpace {
   size_t size;
   MlpSpace(Space space, const Mlp& op, int64_t rows)
       : product(space, op.fc1, rows),
-        sums(space.take(whole_tiles(rows) * kPanelColumns)),
+        sums(space.take(whole_tiles(op.fc1.dtype, rows) * kPanelColumns)),
         hidden(space, op.fc2, rows),
         size(space.size()) {}
 };
@@ -126,6 +139,7 @@ inline void mlp_rows(const Mlp& op, bool streams, const float* packed1, const fl
         const float scale = space.product.scales[r];
         space.hidden.scales[r] = scale == scale ? op.hidden_scale : scale;
       }
+      fill_up<Operand>(hidden + r * hidden_stride, op.fc2.inputs);
     }
     const vec inverse = set1(1 / op.hidden_scale), offset = set1(static_cast<float>(op.fc2.row_offset));
     const auto finish1 = [&](const Tile& tile) {
@@ -138,7 +152,7 @@ inline void mlp_rows(const Mlp& op, bool streams, const float* packed1, const fl
     const auto finish2 = [&](const Tile& tile) {
       const auto put = [&](vec a, int64_t row, int64_t column, Lanes lanes) WX_LAMBDA {
         const int64_t at = (first + row) * op.row_stride + column;
-        fetch(op.x, op.dtype, at + kTileRows * op.row_stride);  // the next tile's
+        fetch(op.x, op.dtype, at + Operand::kRows * op.row_stride);  // the next tile's
         const vec y = a + load(op.x, op.dtype, at, lanes);
         const int64_t to = (first + row) * C + column;
         if constexpr (kStreams) {
@@ -159,7 +173,7 @@ struct PatchEmbedSpace {
   size_t size;
   PatchEmbedSpace(Space space, const PatchEmbed& op, int64_t rows)
       : product(space, op.weights, rows),
-        sums(space.take(whole_tiles(rows) * kPanelColumns)),
+        sums(space.take(whole_tiles(op.weights.dtype, rows) * kPanelColumns)),
         size(space.size()) {}
 };
 
@@ -218,7 +232,8 @@ struct PatchHeadSpace {
   float* run;      // the points of a field's row that a run of tokens makes
   size_t size;
   PatchHeadSpace(Space space, const PatchHead& op, int64_t rows)
-      : product(space, op.weights, rows), sums(space.take(whole_tiles(rows) * kPanelColumns)) {
+      : product(space, op.weights, rows),
+        sums(space.take(whole_tiles(op.weights.dtype, rows) * kPanelColumns)) {
     results = space.take(rows * padded_columns(op.weights.outputs));
     run = space.take(rows * op.patch_width + kLanes);
     size = space.size();
@@ -281,7 +296,7 @@ inline size_t patch_head_work(const PatchHead& op, int64_t rows) {
   return PatchHeadSpace(Space(nullptr), op, rows).size;
 }
 
-constexpr LinearKernels kLinear = {kTileRows,        packed_size,      panels_of,       pack_panel,
+constexpr LinearKernels kLinear = {row_tiles,        packed_size,      panels_of,       pack_panel,
                                    linear_int8_work, linear_int8_rows, mlp_work,        mlp_rows,
                                    patch_embed_work, patch_embed_rows, patch_head_work, patch_head_rows};
 

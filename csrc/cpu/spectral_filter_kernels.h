@@ -9,14 +9,20 @@ namespace wxkernels::WX_ISA {
 
 inline int kept_rows(const SpectralFilter& op) { return static_cast<int>(op.row_stop - op.row_start); }
 
-// Rows of the MLP's tiles: all kept modes of a group of columns, padded to whole register tiles.
-inline int tile_modes(const SpectralFilterJob& job) {
-  return round_up(job.group * kept_rows(job.op), kTileRows);
+template <class F>
+WX_INLINE void with_mlp(const SpectralFilter& op, const F& f) {
+#if defined(__AVX512BF16__)
+  if (op.bf16) return f(PairDot{});
+#endif
+  (void)op;
+  f(Gauss{});
 }
 
+// Floats of the packed weights of a layer, whose inputs are not padded.
 inline size_t layer_weights(const SpectralFilterJob& job, int64_t inputs, int width) {
-  (void)job;
-  return Gauss::kParts * static_cast<size_t>(inputs) * width;
+  size_t floats = 0;
+  with_mlp(job.op, [&](auto mlp) { floats = mlp.size(static_cast<int>(inputs), width); });
+  return floats;
 }
 
 inline size_t weights_size(const SpectralFilterJob& job) {
@@ -37,7 +43,10 @@ struct Work {
 
   Work(const SpectralFilterJob& job, float* base) {
     const size_t over_width = fft_work_size(*job.over_width), over_height = fft_work_size(*job.over_height);
-    const size_t rows = static_cast<size_t>(tile_modes(job));
+    // All kept modes of a group of columns, padded to whole tiles of the MLP.
+    int tile = 1;
+    with_mlp(job.op, [&](auto mlp) { tile = decltype(mlp)::kRows; });
+    const size_t rows = static_cast<size_t>(round_up(job.group * kept_rows(job.op), tile));
     size_t at = 0;
     const auto take = [&](size_t floats) {
       float* p = base + at;
@@ -48,21 +57,12 @@ struct Work {
     modes = take(rows * Gauss::kParts * job.channels);
     hidden = take(rows * Gauss::kParts * job.hidden);
     half_sums = take(rows * kPanel);
-    total = take(kTileRows * kPanel);
+    total = take(static_cast<size_t>(tile) * kPanel);
     size = at;
   }
 };
 
 inline size_t work_size(const SpectralFilterJob& job) { return Work(job, nullptr).size; }
-
-template <class F>
-WX_INLINE void with_mlp(const SpectralFilter& op, const F& f) {
-#if defined(__AVX512BF16__)
-  if (op.bf16) return f(PairDot{});
-#endif
-  (void)op;
-  f(Gauss{});
-}
 
 // Packed: bias 1, bias 2 (padded with zeros), weights 1, weights 2.
 inline void pack_weights(const SpectralFilterJob& job, int64_t block, float* to) {
@@ -213,7 +213,7 @@ inline void filter_columns(const SpectralFilterJob& job, const float* weights, i
     layer.in_stride = stride;
     layer.out = work.hidden;
     layer.out_stride = Mlp::kParts * job.hidden;
-    layer.modes = round_up(columns * rows, kTileRows);
+    layer.modes = round_up(columns * rows, Mlp::kRows);
     layer.half_sums = work.half_sums;
     layer.total = work.total;
     layer.threshold = op.threshold;

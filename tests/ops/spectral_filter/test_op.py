@@ -94,7 +94,8 @@ def test_with_a_norm_it_is_the_first_half_of_a_block(B, H, W, nb, bs, f, fractio
     )
     assert found.dtype == dtype
     error, allowed = (found - exact).abs().max(), (plain - exact).abs().max()
-    assert error <= 2 * allowed + torch.finfo(dtype).eps * exact.abs().max()
+    roundings = 4 if dtype == torch.float64 else 1  # the exact result has errors of its own then
+    assert error <= 2 * allowed + roundings * torch.finfo(dtype).eps * exact.abs().max()
 
 
 def test_the_norm_alone_without_weights():
