@@ -314,11 +314,7 @@ def test_a_profile_is_printed_drawn_stored_and_traced(tmp_path):
 def test_memory_of_the_checkpoints_that_our_network_is_read_from(tmp_path, monkeypatch):
     hosts.module("ai_models_fourcastnet.afnonet")  # or skip
     # In this process: that it is one of its own is tested where it is made.
-    monkeypatch.setattr(
-        fourcastnet,
-        "in_fresh_process",
-        lambda device, prepare, *args: memory._measure(device, prepare, args, 1),
-    )
+    monkeypatch.setattr(memory, "in_fresh_process", lambda function, *args: function(*args))
     wanted = ["--peer", "eager", "--precision", "fp32", "--precision", "bf16", "--precision", "int8"]
     fine("memory", "fourcastnet", "--shape", TINY, *wanted, "--json", tmp_path / "a.json")
     rows = {r.backend: r for r in read(tmp_path / "a.json").memory}
