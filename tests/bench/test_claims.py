@@ -31,6 +31,16 @@ def test_without_ours_or_pytorch_nothing_is_claimed():
     ("changed", "headline", "interval"),
     [
         ({}, "1.67 times as fast as the fastest PyTorch", "95 % interval 1.63 to 1.72"),
+        (
+            {"rounds": 21, "processes": 3},
+            "1.67 times as fast as the fastest PyTorch",
+            "95 % interval of 3 processes 1.63 to 1.72",
+        ),
+        (
+            {"rounds": 6, "processes": 3},
+            "1.67 times as fast as the fastest PyTorch",
+            "in all of 6 rounds of 3 processes 1.63 to 1.72",
+        ),
         ({"rounds": 5}, "1.67 times as fast as the fastest PyTorch", "in all of 5 rounds 1.63 to 1.72"),
         (
             {"speedup": 0.5, "speedup_low": 0.4, "speedup_high": 0.6},

@@ -92,7 +92,47 @@ def test_noise_alone_is_not_taken_for_a_change(once):
     ],
 )
 def test_verdicts(once, old, new, verdict):
-    assert Change(once.times[1], "eager", old, new).verdict == verdict
+    assert Change(once.times[1], "eager", old, new, 1).verdict == verdict
+
+
+def in_processes(once, slowdowns):
+    """Fifteen quiet rounds in each of as many processes, in which the kernel is slower by these."""
+    rng, processes = np.random.default_rng(0), len(slowdowns)
+    rounds = 15 * processes
+    times = {"eager": np.full(rounds, 4.0), "native": np.repeat(slowdowns, 15)}
+    rows = [
+        dataclasses.replace(
+            row,
+            times_ms=(times[row.backend] * rng.lognormal(0, 0.01, rounds)).tolist(),
+            rounds=rounds,
+            processes=processes,
+        )
+        for row in once.times
+    ]
+    return dataclasses.replace(once, times=rows)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "verdict"),
+    [
+        ([1.0], [1.2], "slower"),  # one process knows nothing of the others
+        ([1.0, 1.2, 1.1], [1.2, 1.05, 1.25], "as before"),
+        ([1.0], [1.2, 1.0, 1.25], "as before"),
+        ([1.0, 1.2, 1.1], [1.3, 1.56, 1.43], "slower"),
+        ([1.3, 1.56, 1.43], [1.0, 1.2, 1.1], "faster"),
+    ],
+)
+def test_what_differs_from_process_to_process_is_no_change(once, old, new, verdict):
+    [change] = compare(in_processes(once, old), in_processes(once, new))
+    assert change.verdict == verdict
+    assert change.processes == min(len(old), len(new))
+
+
+def test_three_processes_that_differ_are_taken_for_a_change_by_chance_once_in_ten_times(once):
+    rng = np.random.default_rng(3)
+    runs = [in_processes(once, rng.lognormal(0, 0.2, 3)) for _ in range(200)]
+    verdicts = [compare(*pair)[0].verdict for pair in zip(runs[::2], runs[1::2], strict=True)]
+    assert verdicts.count("as before") >= 85, verdicts
 
 
 def changed(results, **changes):

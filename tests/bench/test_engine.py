@@ -2,13 +2,14 @@
 
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from tests.gpu import needs_gpu
 from wxkernels.bench import engine
 from wxkernels.bench.ceilings import Ceilings
-from wxkernels.bench.engine import Problem, Size, Variant, Work, measure
+from wxkernels.bench.engine import Problem, Size, Timed, Timings, Variant, Work, measure
 from wxkernels.bench.results import Failure
 
 CPU = torch.device("cpu")
@@ -222,6 +223,33 @@ def test_a_result_that_is_not_finite_is_a_failure():
 def test_others_that_fail_end_the_run(kind):
     with pytest.raises(RuntimeError, match="out of luck"):
         measure(problem(failing(kind, "call")), UNKNOWN, rounds=1)
+
+
+def timed(name, seconds, kind="ours", error=0.0):
+    return Timed(name, kind, WORK, error, np.array(seconds))
+
+
+def test_rows_of_several_processes_have_the_rounds_of_all_and_the_noise_between_them():
+    taken = [
+        Timings("double", "double", SIZE, (4,), True, variants, failed)
+        for variants, failed in (
+            ([timed("plain", [0.04, 0.04], "pytorch"), timed("ours", [0.01, 0.01])], []),
+            ([timed("plain", [0.04, 0.04], "pytorch"), timed("ours", [0.02, 0.02], error=0.1)], []),
+        )
+    ]
+    lost = Failure("double", "peer", "out of luck")
+    taken[0].variants.insert(1, timed("peer", [0.001, 0.001], "peer"))
+    taken[1].failed.append(lost)
+    rows, failed = engine.rows(taken, UNKNOWN)
+    assert failed == [lost]
+    assert [row.backend for row in rows] == ["plain", "ours"]
+    ours = rows[1]
+    assert (ours.rounds, ours.processes, ours.times_ms) == (4, 2, [10, 10, 20, 20])
+    assert (ours.speedup, ours.speedup_low, ours.speedup_high) == (3, 2, 4)
+    assert ours.noisy
+    assert ours.error == 0.1
+    assert ours.against == {"plain": 3}
+    assert " --rounds 2 --processes 2 --backend ours --peer plain" in ours.command
 
 
 def test_work_adds_up_by_precision_and_the_floor_is_the_larger_bound():

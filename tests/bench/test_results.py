@@ -39,6 +39,17 @@ def test_parts_of_before_their_percentiles_are_read(tmp_path):
     assert read(path) == RESULTS
 
 
+def test_rows_of_several_processes_are_read_and_those_of_before_are_of_one(tmp_path):
+    path = tmp_path / "a.json"
+    several = dataclasses.replace(RESULTS, times=[dataclasses.replace(ROW, processes=3)])
+    several.write(path)
+    assert read(path) == several
+    content = json.loads(path.read_text())
+    del content["times"][0]["processes"]
+    path.write_text(json.dumps(content))
+    assert read(path) == RESULTS
+
+
 def broken(content, change):
     content = json.loads(json.dumps(content))
     change(content)
@@ -60,6 +71,9 @@ def broken(content, change):
         (lambda c: c["times"][0].update(times_ms=[1.0, None]), r": times\[0\] has \[1.0, None\] for"),
         (lambda c: c["times"][0].update(times_ms=[1.0]), r": times\[0\] has not 3 times above 0 for"),
         (lambda c: c["times"][0].update(times_ms=[1, 0, 1]), r": times\[0\] has not 3 times above 0 for"),
+        (lambda c: c["times"][0].update(processes=2), r": times\[0\] has 3 rounds in 2 for 'processes'"),
+        (lambda c: c["times"][0].update(processes=0), r": times\[0\] has 3 rounds in 0 for 'processes'"),
+        (lambda c: c["times"][0].update(processes=None), r": times\[0\] has None for 'processes'"),
         (lambda c: c["times"][0].update(median_ms=10**400), r": times\[0\] has 1000"),
         (lambda c: c["times"][0].update(against={"eager": "2"}), r": times\[0\] has {'eager': '2'} for"),
         (lambda c: c["times"][0].update(batch=True), r": times\[0\] has True for 'batch'"),

@@ -45,6 +45,7 @@ def test_everything_stands_in_120_columns():
     [
         (dataclasses.replace(ROW, noisy=True), {}, "noisy: "),
         (dataclasses.replace(ROW, cold=False), {}, "Warm: "),
+        (dataclasses.replace(ROW, processes=3), {}, "highest end of the intervals of 3 processes"),
         (ROW, {"load": 1.5}, "Not quiet: others kept 1.5 processors"),
     ],
 )
@@ -58,19 +59,21 @@ def test_the_commands_are_whole_lines():
     assert row.command in printed(run(row), reproduce=True).splitlines()
 
 
-def test_changes_show_both_speeds_and_the_verdict():
+@pytest.mark.parametrize("processes", [1, 3])
+def test_changes_show_both_speeds_and_the_verdict(processes):
     console = Console(width=120, file=io.StringIO())
-    change = Change(ROW, "eager", Ratio(2, 1.9, 2.1), Ratio(1, 0.9, 1.1))
+    change = Change(ROW, "eager", Ratio(2, 1.9, 2.1), Ratio(1, 0.9, 1.1), processes)
     for part in tables.changes([change], [], []):
         console.print(part)
     text = console.file.getvalue()
     assert all(word in text for word in ("2.00x", "1.00x", "0.50", "0.43 - 0.58", "slower"))
+    assert ("Of a run in one process the noise between processes is not known" in text) == (processes == 1)
 
 
 def test_names_of_a_results_file_are_no_markup():
     console = Console(width=120, file=io.StringIO())
     row = dataclasses.replace(ROW, backend="[/]", model="[/red]")
-    for part in tables.changes([Change(row, "[/x]", Ratio(2, 1, 3), Ratio(2, 1, 3))], [row], [row]):
+    for part in tables.changes([Change(row, "[/x]", Ratio(2, 1, 3), Ratio(2, 1, 3), 1)], [row], [row]):
         console.print(part)
     assert console.file.getvalue().count("[/] of mlp") == 2
     assert "[/x]" in console.file.getvalue()

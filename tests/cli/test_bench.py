@@ -5,13 +5,17 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
+import sys
 from concurrent.futures import BrokenExecutor
+from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 
 from tests import hosts
+from tests.bench.test_processes import in_session, wait_until
 from tests.bench.test_results import FOOTPRINT
 from wxkernels.bench import memory
 from wxkernels.bench.cases import CASES, fourcastnet
@@ -141,6 +145,48 @@ def test_a_termination_signal_stops_a_sweep_as_ctrl_c_does(tmp_path, monkeypatch
     assert done.output.endswith(f"stopped after 1 of 2 sizes, which are in {tmp_path / 'a.json'}\n")
     assert {row.batch for row in read(tmp_path / "a.json").times} == {1}
     assert signal.getsignal(signal.SIGTERM) is former
+
+
+def test_in_several_processes_each_has_its_rounds(tmp_path):
+    output = fine(
+        *FILTER, "--backend", "native", "--processes", 2, "--json", tmp_path / "a.json", "--reproduce"
+    )
+    for row in read(tmp_path / "a.json").times:
+        assert (row.processes, row.rounds, len(row.times_ms)) == (2, 4, 4)
+        assert row.speedup_low <= row.speedup <= row.speedup_high
+        assert " --rounds 2 --processes 2 " in row.command
+        assert row.command in output.replace("\n", "")
+    assert "95 %: from the lowest to the highest end of the intervals of 2 processes." in output
+
+
+def killed(size, names):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_while_it_measures_gets_one_line(monkeypatch):
+    monkeypatch.setitem(CASES, "layer_norm", dataclasses.replace(CASES["layer_norm"], problem=killed))
+    done = run("layer_norm", "--shape", "4x8", "--peer", "eager", "--processes", 2)
+    assert done.exit_code == 2
+    assert done.output.startswith("error: layer_norm --shape 4x8 --batch 1")
+    assert done.output.endswith("does not fit into memory; take a smaller shape or batch\n")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
+def test_a_sweep_in_processes_that_is_stopped_keeps_what_it_found_and_leaves_none(tmp_path):
+    path = tmp_path / "a.json"
+    code = "from wxkernels.cli.bench import main; main()"
+    command = [sys.executable, "-c", code, *FILTER, "--batch", "1", "--batch", "2", "--processes", "2"]
+    parent = subprocess.Popen(
+        [*command, "--quick", "--json", path], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_until(path.exists)
+    wait_until(lambda: len(in_session(parent.pid)) > 2)  # with Python's own resource tracker
+    parent.terminate()
+    told = parent.communicate(timeout=60)[1]
+    assert parent.returncode == 130
+    assert told.endswith(f"stopped after 1 of 2 sizes, which are in {path}\n")
+    assert {row.batch for row in read(path).times} == {1}
+    wait_until(lambda: not in_session(parent.pid))
 
 
 def test_a_model_names_all_its_layers(tmp_path):
@@ -314,11 +360,7 @@ def test_a_profile_is_printed_drawn_stored_and_traced(tmp_path):
 def test_memory_of_the_checkpoints_that_our_network_is_read_from(tmp_path, monkeypatch):
     hosts.module("ai_models_fourcastnet.afnonet")  # or skip
     # In this process: that it is one of its own is tested where it is made.
-    monkeypatch.setattr(
-        fourcastnet,
-        "in_fresh_process",
-        lambda device, prepare, *args: memory._measure(device, prepare, args, 1),
-    )
+    monkeypatch.setattr(memory, "in_fresh_process", lambda function, *args: function(*args))
     wanted = ["--peer", "eager", "--precision", "fp32", "--precision", "bf16", "--precision", "int8"]
     fine("memory", "fourcastnet", "--shape", TINY, *wanted, "--json", tmp_path / "a.json")
     rows = {r.backend: r for r in read(tmp_path / "a.json").memory}

@@ -46,8 +46,10 @@ class Claim:
         """How sure the speed is, in words."""
         if self.ours.speedup_low is None or self.ours.speedup_high is None:
             return "one round, so no interval is known"
-        what = "95 % interval" if self.ours.rounds >= 6 else f"in all of {self.ours.rounds} rounds"
-        return f"{what} {ratio(self.low)} to {ratio(self.high)}"
+        rounds, processes = self.ours.rounds, self.ours.processes
+        what = "95 % interval" if rounds >= 6 * processes else f"in all of {rounds} rounds"
+        where = f" of {processes} processes" if processes > 1 else ""
+        return f"{what}{where} {ratio(self.low)} to {ratio(self.high)}"
 
 
 def claims(rows: Iterable[Row]) -> list[Claim]:

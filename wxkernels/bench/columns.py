@@ -65,7 +65,9 @@ def interval(row: Row) -> str:
 
 
 def notes(row: Row) -> str:
-    return ", ".join(note for note, holds in (("noisy", row.noisy), ("warm", not row.cold)) if holds)
+    several = f"{row.processes} processes", row.processes > 1
+    found = ("noisy", row.noisy), ("warm", not row.cold), several
+    return ", ".join(note for note, holds in found if holds)
 
 
 def against(rows: Sequence[Row]) -> Table:

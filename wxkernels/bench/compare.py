@@ -8,7 +8,9 @@ from wxkernels.bench.results import Results, Row
 from wxkernels.bench.statistics import Ratio, ratio
 from wxkernels.errors import UserError
 
-#: A change must be larger: from one process to the next the same code differs by a few per cent.
+#: A change must be larger: from one process to the next the same code differs by a few per cent. Where it
+#: differs by more, chance alone puts all of three processes below all of another three in one of 20 pairs of
+#: runs (3! 3! / 6!), and one below another in every second.
 LEAST = 0.05
 
 Verdict = Literal["slower", "faster", "as before", "not known"]
@@ -26,6 +28,7 @@ class Change:
     baseline: str
     old: Ratio
     new: Ratio
+    processes: int  # of the run that has fewer
 
     @property
     def ratio(self) -> Ratio:
@@ -58,11 +61,11 @@ def compare(old: Results, new: Results) -> list[Change]:
         before = rows.get(_key(row))
         baseline = before and _baseline(before, old.times, row, new.times)
         if before and baseline:
-            ratios = [
-                ratio(_beside(run.times, one, baseline), one.times_ms)
+            was, now = (
+                ratio(_beside(run.times, one, baseline), one.times_ms, one.processes)
                 for run, one in ((old, before), (new, row))
-            ]
-            found.append(Change(row, baseline, *ratios))
+            )
+            found.append(Change(row, baseline, was, now, min(before.processes, row.processes)))
     if not found:
         raise UserError(
             "the runs have no row in common: case, --shape, --batch, dtype, backend, beside a common baseline"
@@ -90,6 +93,6 @@ def _baseline(before: Row, old: Sequence[Row], after: Row, new: Sequence[Row]) -
 
 def _beside(rows: Sequence[Row], row: Row, backend: str) -> list[float]:
     """The times of another variant in the rounds of `row`; none where it did not run in them."""
-    key = (*row.problem, backend)
-    found = (r.times_ms for r in reversed(rows) if _key(r) == key and len(r.times_ms) == len(row.times_ms))
+    wanted = (*row.problem, backend), row.processes, len(row.times_ms)
+    found = (r.times_ms for r in reversed(rows) if (_key(r), r.processes, len(r.times_ms)) == wanted)
     return next(found, [])

@@ -1,5 +1,6 @@
 """Measure the variants of a problem side by side: interleaved rounds, medians, error beside speed."""
 
+import dataclasses
 import functools
 import logging
 import math
@@ -15,8 +16,10 @@ import torch
 from torch import Tensor
 
 from wxkernels import capture
+from wxkernels.bench.allocator import keep_freed_memory
 from wxkernels.bench.ceilings import Ceilings
 from wxkernels.bench.machine import cache_bytes
+from wxkernels.bench.processes import in_fresh_process
 from wxkernels.bench.results import Failure, Row
 from wxkernels.bench.statistics import noisy, ratio
 
@@ -112,6 +115,30 @@ class Problem:
     variants: Sequence[Variant]
 
 
+@dataclass(frozen=True)
+class Timed:
+    """A variant in the rounds of a process: its seconds in each, and its error."""
+
+    name: str
+    kind: Literal["ours", "pytorch", "peer"]
+    work: Work
+    error: float
+    seconds: np.ndarray
+
+
+@dataclass(frozen=True)
+class Timings:
+    """What a process timed of a problem. It can be sent to another, which a problem cannot."""
+
+    case: str
+    op: str
+    size: Size
+    shape: tuple[int, ...]
+    cold: bool
+    variants: Sequence[Timed]
+    failed: Sequence[Failure]
+
+
 def option(name: str, kind: str) -> str:
     """The option of wxkernels-bench that names a variant."""
     return f"--{'backend' if kind == 'ours' else 'peer'} {name}"
@@ -129,6 +156,40 @@ def measure(
     progress: Progress = lambda text: None,
 ) -> tuple[list[Row], list[Failure]]:
     """A row for each variant, all timed in the same interleaved rounds. A peer that fails is left out."""
+    return rows([time_variants(problem, rounds, progress)], ceilings)
+
+
+def measure_in_processes(
+    make: Callable[[Size, Sequence[str]], Problem],
+    size: Size,
+    names: Sequence[str],
+    ceilings: Ceilings,
+    *,
+    rounds: int,
+    processes: int,
+    progress: Progress = lambda text: None,
+) -> tuple[list[Row], list[Failure]]:
+    """`measure` in fresh processes, one after the other, each with so many rounds.
+
+    make: the problem of these variants; a function of a module, it is sent by name. A peer that fails in one
+    process is left out of all.
+    """
+    taken = []
+    for i in range(processes):
+        progress(f"process {i + 1} of {processes}")
+        taken.append(in_fresh_process(_time_afresh, make, size, names, rounds))
+    return rows(taken, ceilings)
+
+
+def _time_afresh(
+    make: Callable[[Size, Sequence[str]], Problem], size: Size, names: Sequence[str], rounds: int
+) -> Timings:
+    keep_freed_memory()
+    return time_variants(make(size, names), rounds)
+
+
+def time_variants(problem: Problem, rounds: int, progress: Progress = lambda text: None) -> Timings:
+    """The times of each variant, all in the same interleaved rounds."""
     failed = []
     prepared: dict[str, tuple[Call, list[Sequence[Tensor]]]] = {}
     errors: dict[str, float] = {}
@@ -150,13 +211,30 @@ def measure(
             continue
         prepared[variant.name], errors[variant.name] = one, error
         del found
-    variants = [v for v in problem.variants if v.name in prepared]
     turns = Turns(prepared, problem.size.device)
     with torch.inference_mode():
         turns.warm_up(progress)
         times = _interleaved(turns, list(prepared), rounds, progress)
     cold = _rotating_bytes(inputs) > (cache_bytes(problem.size.device) or float("inf"))
-    return [_row(problem, v, variants, times, errors[v.name], cold, ceilings) for v in variants], failed
+    timed = [
+        Timed(v.name, v.kind, v.work, errors[v.name], times[v.name])
+        for v in problem.variants
+        if v.name in prepared
+    ]
+    return Timings(problem.case, problem.op, problem.size, problem.shape, cold, timed, failed)
+
+
+def rows(taken: Sequence[Timings], ceilings: Ceilings) -> tuple[list[Row], list[Failure]]:
+    """Of what one process, or several, timed of the same problem: the variants that ran in all of them."""
+    failed = {failure.backend: failure for one in taken for failure in one.failed}
+    kept = ([v for v in one.variants if v.name not in failed] for one in taken)
+    variants = [
+        dataclasses.replace(
+            each[0], error=max(v.error for v in each), seconds=np.concatenate([v.seconds for v in each])
+        )
+        for each in zip(*kept, strict=True)
+    ]
+    return [_row(taken, v, variants, ceilings) for v in variants], list(failed.values())
 
 
 class Replayed:
@@ -300,25 +378,19 @@ def _interleaved(
     return times
 
 
-def _row(
-    problem: Problem,
-    variant: Variant,
-    variants: Sequence[Variant],
-    times: Mapping[str, np.ndarray],
-    error: float,
-    cold: bool,
-    ceilings: Ceilings,
-) -> Row:
-    size, t, flops = problem.size, times[variant.name], variant.work.flops
+def _row(taken: Sequence[Timings], variant: Timed, variants: Sequence[Timed], ceilings: Ceilings) -> Row:
+    problem, processes = taken[0], len(taken)
+    size, t, flops = problem.size, variant.seconds, variant.work.flops
     median = float(np.median(t))
     # Of PyTorch, or of what there is.
     plain = [v for v in variants if v.kind == "pytorch"] or [v for v in variants if v.kind == "peer"]
-    baseline = min((v.name for v in plain or variants), key=lambda name: float(np.median(times[name])))
-    speedup = ratio(times[baseline], t)
+    baseline = min(plain or variants, key=lambda v: float(np.median(v.seconds)))
+    speedup = ratio(baseline.seconds, t, processes)
     floor = variant.work.seconds(ceilings)
     chosen = [option(variant.name, variant.kind)]
-    if baseline not in (variant.name, *(v.name for v in variants if v.kind == "ours")):
-        chosen.append(f"--peer {baseline}")
+    if baseline.kind != "ours" and baseline is not variant:
+        chosen.append(f"--peer {baseline.name}")
+    each = f"--rounds {len(t) // processes}" + (f" --processes {processes}" if processes > 1 else "")
     return Row(
         device=ceilings.device,
         case=problem.case,
@@ -335,21 +407,24 @@ def _row(
         median_ms=1e3 * median,
         p20_ms=1e3 * float(np.percentile(t, 20)),
         p80_ms=1e3 * float(np.percentile(t, 80)),
-        baseline=baseline,
+        baseline=baseline.name,
         speedup=speedup.median,
         speedup_low=speedup.low,
         speedup_high=speedup.high,
         noisy=noisy(t, speedup),
-        cold=cold,
+        cold=all(one.cold for one in taken),
         against={
-            v.name: ratio(times[v.name], t).median for v in variants if v.kind != "ours" and v != variant
+            v.name: ratio(v.seconds, t, processes).median
+            for v in variants
+            if v.kind != "ours" and v is not variant
         },
         gflops=sum(flops.values()) / median / 1e9,
         gbytes=variant.work.bytes / median / 1e9,
         floor_ms=None if floor is None else 1e3 * floor,
         floor_share=None if floor is None else floor / median,
-        error=error,
-        command=f"wxkernels-bench {problem.case} {size.options()} --rounds {len(t)} {' '.join(chosen)}",
+        error=variant.error,
+        command=f"wxkernels-bench {problem.case} {size.options()} {each} {' '.join(chosen)}",
+        processes=processes,
     )
 
 

@@ -3,16 +3,14 @@
 import os
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import torch
 
 from wxkernels.bench.engine import Problem, Progress, Size, option
+from wxkernels.bench.processes import in_fresh_process
 from wxkernels.bench.results import Footprint
 from wxkernels.errors import UserError
 
@@ -44,7 +42,7 @@ def footprints(
     made, found = problem(size, names), []
     for variant in made.variants:
         progress(f"a call of {variant.name} in a process of its own")
-        taken = in_fresh_process(size.device, _call, problem, size, variant.name)
+        taken = measure_bytes(size.device, _call, problem, size, variant.name)
         chosen = option(variant.name, variant.kind)
         found.append(footprint(case, made.op, size, made.shape, variant.name, chosen, taken))
     return found
@@ -78,31 +76,17 @@ def footprint(
     )
 
 
-def in_fresh_process(device: torch.device, prepare: Prepare, *args: Any) -> Bytes:
-    """Run `prepare(*args)` and the call it makes in a new process with as many threads as this one.
+def measure_bytes(device: torch.device, prepare: Prepare, *args: Any) -> Bytes:
+    """Run `prepare(*args)` and the call it makes in a fresh process.
 
     UserError on a CPU where the system has no account of a process's memory (/proc, Linux).
     """
     if device.type == "cpu" and not (_STATUS.exists() and os.access(_CLEAR, os.W_OK)):
         raise UserError("peak memory is read from /proc, which this system does not have; run on Linux")
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
-        return pool.submit(_measure, device, prepare, args, torch.get_num_threads()).result()
+    return in_fresh_process(_measure, device, prepare, args)
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that started it is killed: it would wait for work for ever."""
-
-    def follow() -> None:
-        parent = parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    Thread(target=follow, daemon=True).start()
-
-
-def _measure(device: torch.device, prepare: Prepare, args: tuple[Any, ...], threads: int) -> Bytes:
-    torch.set_num_threads(threads)
+def _measure(device: torch.device, prepare: Prepare, args: tuple[Any, ...]) -> Bytes:
     account = _Allocated(device) if device.type == "cuda" else _Resident()
     start = account.now()
     call, parameters = prepare(*args)

@@ -16,10 +16,9 @@ SCHEMA = 2
 
 @dataclass(frozen=True)
 class Row:
-    """The time of one variant at one size.
+    """The time of one variant at one size, in one process or in several, each with as many rounds.
 
-    Ratios are medians over rounds of the ratio within a round. The interval of the speedup holds its median
-    with 95 % (below six rounds: it is the range of what was seen); None after a single round.
+    Ratios and the interval of the speedup are those of `wxkernels.bench.statistics.Ratio`.
     """
 
     device: str
@@ -32,8 +31,8 @@ class Row:
     backend: str
     kind: str  # "ours", "pytorch" or "peer"
     precision: str  # the narrowest that its operations take
-    rounds: int
-    times_ms: list[float]  # of the rounds, in their order
+    rounds: int  # of all processes
+    times_ms: list[float]  # of the rounds in their order, those of the first process first
     median_ms: float
     p20_ms: float
     p80_ms: float
@@ -50,6 +49,7 @@ class Row:
     floor_share: float | None
     error: float  # largest absolute error over the largest |exact|
     command: str
+    processes: int = 1
 
     @property
     def problem(self) -> tuple[str | None, ...]:
@@ -154,6 +154,8 @@ def read(path: str | Path) -> Results:
         for i, row in enumerate(content["times"]):
             if len(row.times_ms) != row.rounds or not all(time > 0 for time in row.times_ms):
                 raise UserError(f"times[{i}] has not {row.rounds} times above 0 for 'times_ms'")
+            if row.processes < 1 or row.rounds % row.processes:
+                raise UserError(f"times[{i}] has {row.rounds} rounds in {row.processes} for 'processes'")
         return _checked(Results, content, "the file")
     except UserError as error:
         raise UserError(f"{path}: {error}; measure again with --json") from None

@@ -17,6 +17,9 @@ class Ratio:
 
     The interval is that of a bootstrap over rounds, seeded. Of fewer than six rounds no interval holds a
     median with 95 %: it is the range of what was seen then, and unknown (None) of a single round.
+
+    Of several processes it is the median of their medians, and the interval reaches from the lowest to the
+    highest end of theirs: the same code differs from process to process by more than the interval of one.
     """
 
     median: float
@@ -24,17 +27,23 @@ class Ratio:
     high: float | None
 
 
-def ratio(times: Times, over: Times) -> Ratio:
-    """Of `times` over the times `over` of the same rounds."""
-    found = np.asarray(times, float) / np.asarray(over, float)
-    median = float(np.median(found))
-    if len(found) == 1:
+def ratio(times: Times, over: Times, processes: int = 1) -> Ratio:
+    """Of `times` over the times `over` of the same rounds, those of one process after those of another."""
+    found = (np.asarray(times, float) / np.asarray(over, float)).reshape(processes, -1)
+    median = float(np.median(np.median(found, axis=1)))
+    if found.size == 1:
         return Ratio(median, None, None)
+    lows, highs = zip(*map(_interval, found), strict=True)
+    return Ratio(median, min(lows), max(highs))
+
+
+def _interval(found: np.ndarray) -> tuple[float, float]:
+    """Of one process."""
     if len(found) < 6:
-        return Ratio(median, float(found.min()), float(found.max()))
+        return float(found.min()), float(found.max())
     drawn = np.random.default_rng(0).integers(len(found), size=(_RESAMPLES, len(found)))
     low, high = np.percentile(np.median(found[drawn], axis=1), (2.5, 97.5))
-    return Ratio(median, float(low), float(high))
+    return float(low), float(high)
 
 
 def noisy(times: Times, speedup: Ratio) -> bool:

@@ -75,6 +75,8 @@ def changes(found: Sequence[Change], before: Sequence[Row], after: Sequence[Row]
         f"old, new: speed against the baseline of the same run. A change is more than {LEAST:.0%}, and its"
         " interval, from the noise of both runs, does not hold 1."
     )
+    if any(change.processes == 1 for change in found):
+        yield "Of a run in one process the noise between processes is not known: measure with --processes 3."
     for run, rows in (("OLD", before), ("NEW", after)):
         for problem, some in _grouped(rows, _title):
             names = ", ".join(row.backend for row in some)
@@ -139,6 +141,8 @@ def _notes(rows: Sequence[Row]) -> Iterator[str]:
             "noisy: timed once, or the interval is wider than a tenth of the speed, or p80 is a fifth above"
             " p20; take more --rounds on a quieter machine."
         )
+    if rows[0].processes > 1:
+        yield f"95 %: from the lowest to the highest end of the intervals of {rows[0].processes} processes."
     if not rows[0].cold:
         yield "Warm: the rotated inputs are not known to be larger than the last level cache."
 

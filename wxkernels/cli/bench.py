@@ -19,7 +19,7 @@ from wxkernels.bench.case import Case
 from wxkernels.bench.cases import CASES
 from wxkernels.bench.ceilings import measure_ceilings
 from wxkernels.bench.compare import compare, unmatched
-from wxkernels.bench.engine import Progress, Size, measure
+from wxkernels.bench.engine import Progress, Size, measure, measure_in_processes
 from wxkernels.bench.machine import conditions, load
 from wxkernels.bench.memory import footprints
 from wxkernels.bench.profile import measure_parts, write_trace
@@ -74,6 +74,13 @@ _PRECISION = click.option(
     help="Only ours in this precision; repeatable.",
 )
 _ROUNDS = click.option("--rounds", type=click.IntRange(1), help="Interleaved rounds. [15; fourcastnet 5]")
+_PROCESSES = click.option(
+    "--processes",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Of several each is a fresh one, with all rounds, and noise between them is in the interval.",
+)
 _OUTPUT = _options(
     click.option("--json", "json_path", type=_FILE, help="Write a results file."),
     click.option("--csv", "csv_path", type=_FILE, help="Write the rows."),
@@ -92,6 +99,7 @@ _OUTPUT = _options(
 @click.option("--dtype", "dtypes", multiple=True, help="Of the input; repeatable. [the case's first]")
 @_VARIANTS
 @_ROUNDS
+@_PROCESSES
 @click.option("--quick", is_flag=True, help="A look: small shapes, 3 rounds, the first baseline only.")
 @click.option("--list", "listing", is_flag=True, help="List cases, shapes and variants, and stop.")
 @_OUTPUT
@@ -100,8 +108,8 @@ _OUTPUT = _options(
 @click.pass_obj
 @one_line_errors
 def main(
-    command_line, cases, device, threads, shapes, batches, dtypes, backends, peers, rounds, quick, listing,
-    json_path, csv_path, reproduce, plot_path, loggers,
+    command_line, cases, device, threads, shapes, batches, dtypes, backends, peers, rounds, processes, quick,
+    listing, json_path, csv_path, reproduce, plot_path, loggers,
 ):  # fmt: skip
     """Measure CASE (default: all), every variant in the same interleaved rounds on random input.
 
@@ -132,10 +140,13 @@ def main(
     ceilings = measure_ceilings(target, quick=quick)
 
     def take(case: Case, size: Size, progress: Progress) -> None:
-        torch.compiler.reset()  # recompilations are limited, and old ones would count
-        most = rounds or (_QUICK_ROUNDS if quick else case.rounds)
-        problem = case.problem(size, names[case.name])
-        rows, failed = measure(problem, ceilings, rounds=most, progress=progress)
+        options: Any = {"rounds": rounds or (_QUICK_ROUNDS if quick else case.rounds), "progress": progress}
+        if processes > 1:
+            what = case.problem, size, names[case.name]
+            rows, failed = measure_in_processes(*what, ceilings, processes=processes, **options)
+        else:
+            torch.compiler.reset()  # recompilations are limited, and old ones would count
+            rows, failed = measure(case.problem(size, names[case.name]), ceilings, **options)
         results.times += rows
         results.failed += failed
 

@@ -20,7 +20,7 @@ from wxkernels.bench.case import Case, Here
 from wxkernels.bench.cases import mlp as mlp_case
 from wxkernels.bench.cases.spectral_filter import flops as filter_flops
 from wxkernels.bench.engine import Call, Problem, Progress, Size, Variant, Work, option
-from wxkernels.bench.memory import footprint, in_fresh_process
+from wxkernels.bench.memory import footprint, measure_bytes
 from wxkernels.bench.models import MODELS
 from wxkernels.bench.peers import PEERS
 from wxkernels.bench.profile import Network, OpClock, Profiled, module_clock
@@ -117,7 +117,7 @@ def memory(size: Size, names: Sequence[str], progress: Progress) -> list[Footpri
 
     def add(name: str, chosen: str, prepare: Callable[..., Any], *args: Any, file: int | None = None) -> None:
         progress(f"a step of {name} in a process of its own")
-        taken = in_fresh_process(size.device, prepare, *args)
+        taken = measure_bytes(size.device, prepare, *args)
         row = footprint("fourcastnet", "fourcastnet", size, _fields(size), name, chosen, taken, file)
         found.append(row)
 
