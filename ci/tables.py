@@ -1,7 +1,7 @@
 """Write the tables of README.md and docs/ from results files: python ci/tables.py bench/results/DEVICE
 
-A table stands between <!-- measured: NAME --> and <!-- end -->, and is replaced by what TABLES[NAME] makes of
-all results of the folder, and `forecast` of forecast.txt.
+A table stands between <!-- measured: NAME, DEVICE --> and <!-- end -->, and is replaced by what
+TABLES[NAME] makes of all results of the folder, and `forecast` of forecast.txt. Those of other devices stay.
 """
 
 import re
@@ -17,7 +17,7 @@ from wxkernels.errors import UserError
 from wxkernels.io.files import whole_file
 
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"<!-- measured: (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- measured: (\w+), ([\w-]+) -->\n(.*?)<!-- end -->", re.DOTALL)
 #: One step of the network in the README: labels, and the variants of which the fastest is shown.
 STEP = {
     "PyTorch, eager, float32": ("eager",),
@@ -53,6 +53,8 @@ def main(folder: Path) -> None:
     printed = folder / "forecast.txt"
 
     def made(block: re.Match[str]) -> str:
+        if block[2] != folder.name:
+            return block[0]
         if block[1] == "forecast" and not printed.is_file():  # three minutes that not everyone takes
             return block[0]
         try:
@@ -60,7 +62,7 @@ def main(folder: Path) -> None:
             lines = "\n".join(found)
         except LookupError:
             raise UserError(f"{folder} has not all that {block[1]} shows: ci/bench.sh") from None
-        return f"<!-- measured: {block[1]} -->\n{lines}\n<!-- end -->"
+        return f"<!-- measured: {block[1]}, {block[2]} -->\n{lines}\n<!-- end -->"
 
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         before = path.read_text()

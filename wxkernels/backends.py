@@ -143,9 +143,10 @@ def has_gpu_kernel(name: str, device: torch.device) -> bool:
 
 @contextmanager
 def use_isa(name: str) -> Iterator[None]:
-    """Hold the CPU kernels to "scalar", "avx2", "avx512" or "avx512_bf16" inside the block, in all threads.
+    """Hold the CPU kernels to an instruction set inside the block, in all threads.
 
-    The environment variable WXKERNELS_ISA does the same from the start. ValueError where there is none.
+    name: "scalar", "avx2", "avx512", "avx512_bf16" or "amx"; ValueError where it does not run. The
+    environment variable WXKERNELS_ISA does the same from the start.
     """
     if _native.core is None:
         raise RuntimeError(_native.reason)

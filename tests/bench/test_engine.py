@@ -181,10 +181,10 @@ def test_a_variant_may_take_other_inputs_of_the_same_values():
     assert row.error == 0
 
 
-def test_a_wrong_result_shows_in_the_error_column():
-    wrong = problem(sleeper("plain", 0, kind="pytorch"), sleeper("wrong", 0, offset=0.5))
-    rows, _ = measure(wrong, UNKNOWN, rounds=3)
-    assert {r.backend: r.error for r in rows} == {"plain": 0, "wrong": pytest.approx(0.25)}
+def test_an_error_shows_in_its_column():
+    off = problem(sleeper("plain", 0, kind="pytorch"), sleeper("off", 0, offset=0.1))
+    rows, _ = measure(off, UNKNOWN, rounds=3)
+    assert {r.backend: r.error for r in rows} == {"plain": 0, "off": pytest.approx(0.05)}
     assert all(r.floor_share is None for r in rows)
 
 
@@ -212,11 +212,19 @@ def test_a_peer_that_fails_is_told_and_left_out(where):
     assert failed == [Failure("double", "bad", "RuntimeError: out of luck")]
 
 
-def test_a_result_that_is_not_finite_is_a_failure():
-    broken = sleeper("bad", 0, offset=float("nan"), kind="peer")
+@pytest.mark.parametrize(("offset", "percent"), [(float("nan"), "nan%"), (float("inf"), "inf%")])
+@pytest.mark.parametrize("kind", ["peer", "pytorch"])
+def test_a_result_that_is_another_is_no_baseline(kind, offset, percent):
+    broken = sleeper("bad", 0, offset=offset, kind=kind)
     rows, failed = measure(problem(sleeper("plain", 0, kind="pytorch"), broken), UNKNOWN, rounds=1)
     assert [r.backend for r in rows] == ["plain"]
-    assert failed == [Failure("double", "bad", "ValueError: its result is not finite")]
+    why = f"its result is wrong, by {percent} of the largest value"
+    assert failed == [Failure("double", "bad", why)]
+
+
+def test_a_result_of_ours_that_is_another_ends_the_run():
+    with pytest.raises(ValueError, match="bad: its result is wrong"):
+        measure(problem(sleeper("bad", 0, offset=float("nan"))), UNKNOWN, rounds=1)
 
 
 @pytest.mark.parametrize("kind", ["ours", "pytorch"])

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import re
 from pathlib import Path
 
 import pytest
@@ -47,9 +46,12 @@ def test_the_markers_of_the_texts_are_known_and_closed(tables):
     found = []
     for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         text = path.read_text()
-        found += re.findall(r"<!-- measured: (\w+) -->", text)
-        assert len(tables.BLOCK.findall(text)) == text.count("<!-- measured") == text.count("<!-- end -->")
-    assert sorted(found) == sorted([*tables.TABLES, "forecast"])
+        blocks = tables.BLOCK.findall(text)
+        assert len(blocks) == text.count("<!-- measured") == text.count("<!-- end -->")
+        found += [(name, device) for name, device, _ in blocks]
+    assert len(set(found)) == len(found)
+    assert {name for name, _ in found} == {*tables.TABLES, "forecast"}
+    assert all((ROOT / "bench" / "results" / device).is_dir() for _, device in found)
 
 
 def test_a_step_shows_the_fastest_of_each_kind_and_what_follows(tables):
@@ -101,8 +103,11 @@ def test_floors_tell_what_is_possible_and_what_was_measured(tables, monkeypatch)
 def test_texts_are_rewritten_between_the_markers_only(tables, tmp_path, monkeypatch):
     (tmp_path / "docs").mkdir()
     readme, page = tmp_path / "README.md", tmp_path / "docs" / "a.md"
-    readme.write_text("before\n<!-- measured: mlp -->\nold\n<!-- end -->\nafter\n")
-    page.write_text("<!-- measured: parts -->\n<!-- end -->\n<!-- measured: memory -->\n<!-- end -->\n")
+    other = "<!-- measured: mlp, b -->\nof another device\n<!-- end -->\n"
+    readme.write_text(f"before\n<!-- measured: mlp, results -->\nold\n<!-- end -->\n{other}after\n")
+    page.write_text(
+        "".join(f"<!-- measured: {name}, results -->\n<!-- end -->\n" for name in ("parts", "memory"))
+    )
     folder = tmp_path / "results"
     folder.mkdir()
     Results("", HEADER, [ROW], [PART], [FOOTPRINT]).write(folder / "a.json")
@@ -110,8 +115,8 @@ def test_texts_are_rewritten_between_the_markers_only(tables, tmp_path, monkeypa
     for _ in range(2):
         tables.main(folder)
         text = readme.read_text()
-        assert text.startswith("before\n<!-- measured: mlp -->\n| input |")
-        assert text.endswith(" |\n<!-- end -->\nafter\n")
+        assert text.startswith("before\n<!-- measured: mlp, results -->\n| input |")
+        assert text.endswith(f" |\n<!-- end -->\n{other}after\n")
         assert "old" not in text
         assert text.count(ROW.backend) == 1
     assert page.read_text().count("| eager |") == 2
@@ -122,7 +127,7 @@ def test_results_that_are_not_there_are_told(tables, tmp_path, monkeypatch):
         tables.main(tmp_path)
     Results("", HEADER, [ROW]).write(tmp_path / "a.json")
     (tmp_path / "docs").mkdir()
-    (tmp_path / "README.md").write_text("<!-- measured: step -->\n<!-- end -->\n")
+    (tmp_path / "README.md").write_text(f"<!-- measured: step, {tmp_path.name} -->\n<!-- end -->\n")
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     with pytest.raises(UserError, match="has not all that step shows"):
         tables.main(tmp_path)

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import logging
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +39,9 @@ _MOST_SETS = 256
 _SETTLING_SECONDS = 0.02
 
 _MOST_WARM_UPS = 3
+
+#: A result that is off by more of its largest value is another one than was asked for.
+WRONG = 0.1
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def measure(
     rounds: int,
     progress: Progress = lambda text: None,
 ) -> tuple[list[Row], list[Failure]]:
-    """A row for each variant, all timed in the same interleaved rounds. A peer that fails is left out."""
+    """A row for each variant, all timed in the same interleaved rounds, by `time_variants`."""
     return rows([time_variants(problem, rounds, progress)], ceilings)
 
 
@@ -189,7 +191,10 @@ def _time_afresh(
 
 
 def time_variants(problem: Problem, rounds: int, progress: Progress = lambda text: None) -> Timings:
-    """The times of each variant, all in the same interleaved rounds."""
+    """The times of each variant, all in the same interleaved rounds.
+
+    A peer that fails is left out, and so is whatever has another result, unless it is ours.
+    """
     failed = []
     prepared: dict[str, tuple[Call, list[Sequence[Tensor]]]] = {}
     errors: dict[str, float] = {}
@@ -201,13 +206,17 @@ def time_variants(problem: Problem, rounds: int, progress: Progress = lambda tex
         progress(f"prepares {variant.name}")
         try:
             one, found = prepare(variant, inputs)
-            error = _error(found, exact)
-            if not math.isfinite(error):
-                raise ValueError("its result is not finite")
         except Exception as reason:
             if variant.kind != "peer":
                 raise
             failed.append(Failure(problem.op, variant.name, _first_line(reason)))
+            continue
+        error = _error(found, exact)
+        if not error <= WRONG:
+            why = f"its result is wrong, by {error:.0%} of the largest value"
+            if variant.kind == "ours":
+                raise ValueError(f"{variant.name}: {why}")
+            failed.append(Failure(problem.op, variant.name, why))
             continue
         prepared[variant.name], errors[variant.name] = one, error
         del found

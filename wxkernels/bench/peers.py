@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from wxkernels.bench.case import absent, compiled
+from wxkernels.bench.convolution import mend
 from wxkernels.bench.engine import Call
 
 Build = Callable[[nn.Module, Tensor], Call]
@@ -29,12 +30,17 @@ Build = Callable[[nn.Module, Tensor], Call]
 class Peer:
     """`precision` is that of the products of linear layers; `needs` the modules that must be installed."""
 
-    build: Build
+    make: Build
     precision: Literal["fp32", "bf16", "int8"]
     kind: Literal["pytorch", "peer"] = "peer"
     needs: Sequence[str] = ()
     only: Literal["cpu", "cuda"] | None = None
     fix: str = "pip install -c constraints.txt '.[bench]'"
+
+    def build(self, network: nn.Module, x: Tensor) -> Call:
+        if self.precision != "fp32" and x.device.type == "cpu":
+            mend(network, x)
+        return self.make(network, x)
 
     def reason(self, device: torch.device) -> str | None:
         """Why it does not run here; None where it does."""

@@ -1,7 +1,7 @@
 """The patch embedding, fields to tokens plus their positions, with weights in each precision."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wxkernels import ops
 from wxkernels.bench.case import Case, Here, all_in, compiled, implementations, on_backend, split
+from wxkernels.bench.convolution import by_patches, is_wrong
 from wxkernels.bench.engine import Call, Problem, Size, Variant, Work
 from wxkernels.bench.models import MODELS
 from wxkernels.errors import UserError
@@ -52,7 +53,7 @@ def problem(size: Size, names: Sequence[str]) -> Problem:
         how, precision = split(name)
         dtype = PRECISIONS[precision]
         if name in PYTORCH:
-            build = partial(_plain, how == "compiled")
+            build = partial(_plain, how == "compiled", dtype, normal(1, C, H, W), *weights[:2])
             variants.append(Variant(name, build, work(dtype, dtype), "pytorch", adapt=partial(all_in, dtype)))
         else:
             build = partial(on_backend, how, ops.patch_embed)
@@ -81,14 +82,26 @@ def _exact(tensors: Sequence[Tensor]) -> Tensor:
     return reference.patch_embed(x, weight, bias, pos_embed, None)
 
 
-def _plain(compile: bool) -> Call:
+def _plain(compile: bool, dtype: torch.dtype, x: Tensor, weight: Tensor, bias: Tensor) -> Call:
+    wrong = dtype == torch.bfloat16 and x.device.type == "cpu" and is_wrong(x, weight, bias)
     embed = compiled(_embed) if compile else _embed
-    return lambda tensors: embed(*tensors)
+    convolution = by_patches if wrong else _convolution
+    return lambda tensors: embed(convolution, *tensors)
 
 
-def _embed(x: Tensor, weight: Tensor, bias: Tensor, pos_embed: Tensor) -> Tensor:
+def _convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.conv2d(x, weight, bias, stride=weight.shape[2:])
+
+
+def _embed(
+    convolution: Callable[[Tensor, Tensor, Tensor], Tensor],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    pos_embed: Tensor,
+) -> Tensor:
     """As AFNONet and its PatchEmbed have it."""
-    y = F.conv2d(x, weight, bias, stride=weight.shape[2:])
+    y = convolution(x, weight, bias)
     B, D, h, w = y.shape
     return (y.flatten(2).transpose(1, 2) + pos_embed).reshape(B, h, w, D)
 
