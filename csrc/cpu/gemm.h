@@ -71,6 +71,8 @@ struct InVectors {
 struct InTiles {
   static constexpr int kWords = kTileSide;
   static constexpr int kRows = kRowTiles * kTileSide;
+  // An int8 MLP of FourCastNet took 122, 114, 112 and 113 ms with 128, 192, 256 and 320 rows on one thread,
+  // one in bfloat16 190, 182, 187 and 196.
   static constexpr int kBlockRows = 192;
   static constexpr bool kTiles = true;
   using InUse = Tiles;

@@ -23,7 +23,7 @@ struct Isa {
 #if defined(WX_BUILT_AMX)
 
 // Whether there are tiles with int8 and bfloat16 products, and Linux grants them: it does so process by
-// process as their 8 KiB do not fit on every signal stack. What grants them also changes nothing else.
+// process, as their 8 KiB do not fit on every signal stack. PyTorch asks for the same.
 bool grants_amx() {
   unsigned a, b, c, d = 0;
   constexpr unsigned kBfloat16 = 1u << 22, kTiles = 1u << 24, kInt8 = 1u << 25;

@@ -18,7 +18,7 @@ WX_INLINE void with_mlp(const SpectralFilter& op, const F& f) {
   f(Gauss{});
 }
 
-// Floats of the packed weights of a layer, whose inputs are not padded.
+// Floats of the packed weights of a layer with so many true inputs.
 inline size_t layer_weights(const SpectralFilterJob& job, int64_t inputs, int width) {
   size_t floats = 0;
   with_mlp(job.op, [&](auto mlp) { floats = mlp.size(static_cast<int>(inputs), width); });
