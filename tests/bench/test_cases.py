@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from tests import hosts
+from wxkernels.bench import convolution
 from wxkernels.bench.case import compiled
 from wxkernels.bench.cases import CASES, fourcastnet, linear_int8, spectral_filter
 from wxkernels.bench.ceilings import Ceilings
 from wxkernels.bench.engine import Size, measure
+from wxkernels.bench.profile import measure_parts
 
 CPU = torch.device("cpu")
 #: name, shape, dtype; whole rows of vectors and not, one and several samples
@@ -167,6 +169,15 @@ def test_patched_networks_are_held_to_the_published_one():
     assert found["patched-fp32"] <= 2 * found["eager"] + 1e-7
     assert found["patched-bf16"] <= 2 * found["eager-bf16"]
     assert found["eager"] < found["patched-int8"] < INT8
+
+
+@pytest.mark.usefixtures("published")
+def test_a_peer_that_changes_its_network_leaves_that_of_ours(monkeypatch):
+    monkeypatch.setattr(convolution, "is_wrong", lambda *tensors: True)
+    network = fourcastnet.network(TINY, ["eager-bf16", "patched-bf16"])
+    parts = measure_parts(network, Ceilings("machine", {}, None), rounds=1)
+    assert len(parts) == 10
+    assert all(part.median_ms > 0 for part in parts)
 
 
 @pytest.mark.usefixtures("published")

@@ -103,8 +103,9 @@ def network(size: Size, names: Sequence[str]) -> Network:
             clock: Any = partial(OpClock, parts=OPS)
             variants.append(Profiled(name, "ours", call, clock, work(size, OURS[name])))
         else:
-            call = PEERS[name].build(published, calibration)
-            clock = partial(module_clock, parts=_modules(published))
+            own = copy.deepcopy(published)  # a peer may change it
+            call = PEERS[name].build(own, calibration)
+            clock = partial(module_clock, parts=_modules(own))
             parts = work(size, PEERS[name].precision)
             variants.append(Profiled(name, PEERS[name].kind, call, clock, parts))
     inputs = [_state(size, generator)]
