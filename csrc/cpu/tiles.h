@@ -1,5 +1,5 @@
-// The tile registers of AMX: eight of 16 rows of 64 bytes. A product takes 16 rows of 16 words (of four int8 or
-// two bfloat16) by 16 words of 16 columns, and adds to 16 x 16 sums. Its rows do not know of each other.
+// The tile registers of AMX: eight of 16 rows of 64 bytes. A product takes 16 rows of 16 words (of four int8
+// or two bfloat16) by 16 words of 16 columns, and adds to 16 x 16 sums. Its rows do not know of each other.
 #pragma once
 
 #include "cpu/simd.h"

@@ -39,7 +39,8 @@ void block_layer(int modes, int inputs, int outputs, const float* re, const floa
                  const float* bias, float threshold, float* out_re, float* out_im) {
   const int in_width = round_up(inputs, kLanes), out_width = round_up(outputs, kLanes);
   const int rows = round_up(modes, PairDot::kRows);
-  const Memory in = nans(static_cast<size_t>(rows) * in_width), weights = nans(PairDot::size(inputs, out_width));
+  const Memory in = nans(static_cast<size_t>(rows) * in_width),
+               weights = nans(PairDot::size(inputs, out_width));
   const Memory out = nans(static_cast<size_t>(rows) * 2 * out_width), sums = nans(rows * kPanel);
   const Memory total = nans(PairDot::kRows * kPanel), both = nans(2 * static_cast<size_t>(out_width));
   for (int m = 0; m < modes; ++m)
@@ -76,9 +77,11 @@ using namespace wxkernels;
 extern "C" {
 
 void linear_int8_on_tiles(const int8_t* x, const float* x_scale, int64_t M, int64_t K, const int8_t* weight,
-                          const float* scale, const float* bias, int64_t N, bool gelu, int64_t block, float* out) {
+                          const float* scale, const float* bias, int64_t N, bool gelu, int64_t block,
+                          float* out) {
   LinearInt8 op{};
-  op.x = x, op.dtype = Dtype::int8, op.rows = M, op.row_stride = K, op.x_scale = x_scale, op.x_scale_stride = 1;
+  op.x = x, op.dtype = Dtype::int8, op.rows = M, op.row_stride = K, op.x_scale = x_scale,
+  op.x_scale_stride = 1;
   op.weights = {weight, Dtype::int8, N, K, scale, bias};
   op.activation = gelu ? Activation::gelu : Activation::none;
   op.out = out, op.out_dtype = Dtype::float32, op.out_scale = 1;
@@ -105,9 +108,10 @@ void mlp_on_tiles(const float* x, int64_t M, int64_t C, int64_t D, const float* 
   });
 }
 
-void block_layer_on_tiles(int modes, int inputs, int outputs, const float* re, const float* im, const float* w,
-                          const float* bias, bool last, float threshold, float* out_re, float* out_im) {
-  (last ? amx::block_layer<true> : amx::block_layer<false>)(modes, inputs, outputs, re, im, w, bias, threshold,
-                                                           out_re, out_im);
+void block_layer_on_tiles(int modes, int inputs, int outputs, const float* re, const float* im,
+                          const float* w, const float* bias, bool last, float threshold, float* out_re,
+                          float* out_im) {
+  (last ? amx::block_layer<true> : amx::block_layer<false>)(modes, inputs, outputs, re, im, w, bias,
+                                                            threshold, out_re, out_im);
 }
 }

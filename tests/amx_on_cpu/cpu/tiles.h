@@ -49,9 +49,9 @@ struct Int8Tiles {
       for (int n = 0; n < kTileSide; ++n)
         for (int k = 0; k < kTileSide; ++k)
           for (int i = 0; i < 32; i += 8)
-            tile_register(sums).word[m][n] += static_cast<uint32_t>(
-                static_cast<int8_t>(tile_register(rows).word[m][k] >> i) *
-                static_cast<int8_t>(tile_register(columns).word[k][n] >> i));
+            tile_register(sums).word[m][n] +=
+                static_cast<uint32_t>(static_cast<int8_t>(tile_register(rows).word[m][k] >> i) *
+                                      static_cast<int8_t>(tile_register(columns).word[k][n] >> i));
   }
 };
 
