@@ -32,7 +32,7 @@ def isa(request):
         yield request.param
 
 
-def leave_nans(M=200, C=64, D=512):
+def leave_nans(M=80, C=64, D=256):
     """Fill the kernels' work space, which the next call gets as it is."""
     norm, bias, hidden_bias, wide, narrow, x = (
         torch.full(size, float("nan")) for size in ((C,), (C,), (D,), (D, C), (C, D), (M, C))
