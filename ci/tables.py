@@ -64,12 +64,14 @@ def main(folder: Path) -> None:
             raise UserError(f"{folder} has not all that {block[1]} shows: ci/bench.sh") from None
         return f"<!-- measured: {block[1]}, {block[2]} -->\n{lines}\n<!-- end -->"
 
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
-        before = path.read_text()
-        after = BLOCK.sub(made, before)
-        if after != before:
+    texts = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+    after = {
+        path: BLOCK.sub(made, text) for path, text in texts.items()
+    }  # all of them, before one is written
+    for path, text in after.items():
+        if text != texts[path]:
             with whole_file(path) as partial_path:
-                partial_path.write_text(after)
+                partial_path.write_text(text)
             print(f"{path.relative_to(ROOT)}: other figures")
 
 

@@ -48,7 +48,12 @@ def test_what_is_wrong_is_replaced(broken, network):
 
 
 def test_what_is_right_stays(network, monkeypatch):
-    monkeypatch.setattr(convolution, "is_wrong", lambda *tensors: False)
+    in_float32 = F.conv2d
+
+    def conv2d(x, weight, bias, stride):
+        return in_float32(x.float(), weight.float(), bias.float(), stride).to(x.dtype)
+
+    monkeypatch.setattr(F, "conv2d", conv2d)
     before = network[0][0]
     convolution.mend(network, torch.randn(1, 3, 8, 8))
     assert network[0][0] is before

@@ -131,3 +131,16 @@ def test_results_that_are_not_there_are_told(tables, tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     with pytest.raises(UserError, match="has not all that step shows"):
         tables.main(tmp_path)
+
+
+def test_where_one_table_cannot_be_made_no_text_is_written(tables, tmp_path, monkeypatch):
+    (tmp_path / "docs").mkdir()
+    Results("", HEADER, [ROW]).write(tmp_path / "a.json")
+    block = f"<!-- measured: {{}}, {tmp_path.name} -->\n<!-- end -->\n"
+    readme = tmp_path / "README.md"
+    readme.write_text(block.format("mlp"))
+    (tmp_path / "docs" / "a.md").write_text(block.format("step"))
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    with pytest.raises(UserError, match="has not all that step shows"):
+        tables.main(tmp_path)
+    assert readme.read_text() == block.format("mlp")
